@@ -1,0 +1,23 @@
+/* cpu.h - what this CPU and operating system offer.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef RNN_CORE_CPU_H
+#define RNN_CORE_CPU_H
+
+/* Instruction-set features as bits; an ISA of ours requires a set of them. */
+enum {
+    RNN_CPU_AVX2 = 1 << 0,
+    RNN_CPU_FMA = 1 << 1,
+    RNN_CPU_AVX512F = 1 << 2,
+    RNN_CPU_AVX512BW = 1 << 3,
+    RNN_CPU_AVX512DQ = 1 << 4,
+    RNN_CPU_AVX512VL = 1 << 5,
+    RNN_CPU_NEON = 1 << 6
+};
+
+/* The features both the CPU has and the operating system saves registers for. */
+unsigned rnn_cpu_features(void);
+
+/* CPUs this process may use: its affinity mask, cut by a cgroup quota (rounded up); at least 1. */
+int rnn_cpu_allowed(void);
+
+#endif

@@ -1,0 +1,68 @@
+/* memory.c - aligned, overflow-checked allocation.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "core/memory.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/status.h"
+
+static _Thread_local size_t allocations;
+static _Thread_local size_t fail_in;
+
+size_t rnn_test_allocations(void) { return allocations; }
+
+void rnn_test_fail_allocation(size_t nth) { fail_in = nth; }
+
+rnn_status rnn_size_add(size_t *total, size_t count, size_t size) {
+    size_t bytes, sum;
+    if (__builtin_mul_overflow(count, size, &bytes) ||
+        __builtin_add_overflow(bytes, (size_t)(RNN_ALIGNMENT - 1), &bytes) ||
+        __builtin_add_overflow(*total, bytes & ~(size_t)(RNN_ALIGNMENT - 1), &sum) ||
+        sum > PTRDIFF_MAX)
+        return rnn_fail(RNN_ERR_MEMORY, "the sizes asked for need more than the address space");
+    *total = sum;
+    return RNN_OK;
+}
+
+rnn_status rnn_alloc(void **memory, size_t count, size_t size) {
+    size_t bytes = RNN_ALIGNMENT; /* never zero, so that a pointer says success */
+    *memory = NULL;
+    RNN_TRY(rnn_size_add(&bytes, count, size));
+    allocations++;
+    if (fail_in > 0 && --fail_in == 0)
+        return rnn_fail(RNN_ERR_MEMORY, "an allocation of %zu bytes was made to fail", bytes);
+    if (posix_memalign(memory, RNN_ALIGNMENT, bytes) != 0) {
+        *memory = NULL;
+        return rnn_fail(RNN_ERR_MEMORY, "cannot allocate %zu bytes", bytes);
+    }
+    return RNN_OK;
+}
+
+rnn_status rnn_alloc_zero(void **memory, size_t count, size_t size) {
+    RNN_TRY(rnn_alloc(memory, count, size));
+    memset(*memory, 0, count * size);
+    return RNN_OK;
+}
+
+void rnn_release(void *memory) { free(memory); }
+
+rnn_status rnn_arena_create(rnn_arena *arena, size_t size) {
+    arena->used = 0;
+    arena->size = size;
+    return rnn_alloc((void **)&arena->base, size, 1);
+}
+
+void *rnn_arena_take(rnn_arena *arena, size_t count, size_t size) {
+    size_t end = arena->used;
+    if (rnn_size_add(&end, count, size) != RNN_OK || end > arena->size) return NULL;
+    void *piece = arena->base + arena->used;
+    arena->used = end;
+    return piece;
+}
+
+void rnn_arena_free(rnn_arena *arena) {
+    rnn_release(arena->base);
+    arena->base = NULL;
+}

@@ -1,0 +1,37 @@
+/* memory.h - aligned, overflow-checked allocation; the library's only malloc.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef RNN_CORE_MEMORY_H
+#define RNN_CORE_MEMORY_H
+
+#include <stddef.h>
+
+#include "rnncore.h"
+
+#define RNN_ALIGNMENT 64
+
+/* Allocate count * size bytes aligned to RNN_ALIGNMENT; *memory is NULL on failure. A count of zero
+ * gives a valid, unique pointer. */
+rnn_status rnn_alloc(void **memory, size_t count, size_t size);
+rnn_status rnn_alloc_zero(void **memory, size_t count, size_t size);
+void rnn_release(void *memory);
+
+/* *total = *total + count * size rounded up to the alignment; fails when that overflows. */
+rnn_status rnn_size_add(size_t *total, size_t count, size_t size);
+
+/* One allocation cut into aligned pieces: add up sizes with rnn_arena_need, allocate once, then take
+ * the same pieces in any order. */
+typedef struct rnn_arena {
+    char *base;
+    size_t used, size;
+} rnn_arena;
+
+rnn_status rnn_arena_create(rnn_arena *arena, size_t size);
+void *rnn_arena_take(rnn_arena *arena, size_t count, size_t size);
+void rnn_arena_free(rnn_arena *arena);
+
+/* For tests: how many allocations the calling thread has made, and let its allocation number `nth`
+ * from now fail (0: none). */
+RNN_API size_t rnn_test_allocations(void);
+RNN_API void rnn_test_fail_allocation(size_t nth);
+
+#endif

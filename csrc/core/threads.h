@@ -1,0 +1,30 @@
+/* threads.h - a team of threads for one call, and its barrier; the only door to OpenMP.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef RNN_CORE_THREADS_H
+#define RNN_CORE_THREADS_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+/* Shared by the threads of one rnn_team_run. */
+typedef struct rnn_team {
+    int size;
+    _Alignas(64) atomic_int arrived;
+    _Alignas(64) atomic_int phase;
+} rnn_team;
+
+/* What each thread of a team runs: its rank is 0..team->size-1. */
+typedef void (*rnn_task)(rnn_team *team, int rank, void *context);
+
+/* Run `task` on up to `threads` threads, subnormals flushed to zero in each, and return when all are
+ * done. In a forked child of a process that used threads it runs on one: the others do not exist. */
+void rnn_team_run(int threads, rnn_task task, void *context);
+
+/* Wait until every thread of the team is here: spins briefly, then yields the CPU, so that another
+ * program busy on a core costs a time slice and not a stall of every step. */
+void rnn_team_wait(rnn_team *team);
+
+/* The part [*begin, *end) of `count` items for `rank` of `size`, in multiples of `unit`. */
+void rnn_team_share(size_t count, size_t unit, int rank, int size, size_t *begin, size_t *end);
+
+#endif

@@ -1,0 +1,176 @@
+/* rnncore.h - recurrent networks on CPUs: the public C interface.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * Letters:  T steps   B rows (the batch)   I inputs   H units   D directions (1 or 2)
+ *           L layers  G gates (rnn 1, gru 3, lstm 4)  N rows of a matrix  O outputs  V classes
+ *
+ * Laws, for every function here:
+ *   - It returns an rnn_status. Results come back through out-pointers, which are NULL or untouched
+ *     on failure; rnn_last_error() then says which argument, what was expected and what came.
+ *   - It never prints, aborts, exits or reads a clock, and keeps no global mutable state.
+ *   - The caller owns every array; the library owns every handle, from _create to _free.
+ *     _free(NULL) does nothing.
+ *   - `const` handles may be shared by threads; a tape or a stream belongs to one thread at a time.
+ *   - Arrays are float or double as the dtype says, C-contiguous unless strides are given, and an
+ *     array that is written may not overlap any other array.
+ *   - `threads` is the largest number of threads to use, 1 or more. It never changes the result.
+ *   - Option structs begin with `size`: set it to sizeof the struct, zero the rest you do not use.
+ */
+#ifndef RNNCORE_H
+#define RNNCORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32) && defined(RNN_SHARED)
+#define RNN_API __declspec(dllexport)
+#elif defined(__GNUC__)
+#define RNN_API __attribute__((visibility("default")))
+#else
+#define RNN_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define RNN_VERSION "0.1.0"
+
+typedef enum rnn_status {
+    RNN_OK = 0,
+    RNN_ERR_ARGUMENT = 1,    /* an argument is out of its range or does not fit another */
+    RNN_ERR_MEMORY = 2,      /* an allocation failed or a size overflows */
+    RNN_ERR_UNSUPPORTED = 3  /* what was asked is not in this build or on this machine */
+} rnn_status;
+
+typedef enum rnn_dtype { RNN_FLOAT32 = 0, RNN_FLOAT64 = 1 } rnn_dtype;
+
+typedef enum rnn_cell {
+    RNN_CELL_TANH = 0,       /* Elman, tanh */
+    RNN_CELL_RELU = 1,       /* Elman, relu */
+    RNN_CELL_LSTM = 2,       /* gates i f g o */
+    RNN_CELL_GRU = 3,        /* gates r z n, reset after the recurrent product (PyTorch, cuDNN) */
+    RNN_CELL_GRU_BEFORE = 4, /* gates r z n, reset before it (the paper, the default of ONNX) */
+    RNN_CELL_COUNT = 5
+} rnn_cell;
+
+/* Version of the library, e.g. "0.1.0". */
+RNN_API const char *rnn_version(void);
+
+/* The calling thread's last error as text; "" if none. Valid until its next failing call. */
+RNN_API const char *rnn_last_error(void);
+
+/* ---- machine ------------------------------------------------------------------------------ */
+
+/* Number of instruction sets compiled in; index 0 is the plainest. */
+RNN_API int rnn_isa_count(void);
+
+/* Name of instruction set `index` (NULL if there is none); *supported says whether this CPU has it. */
+RNN_API const char *rnn_isa_name(int index, int *supported);
+
+/* Threads to use by default: OMP_NUM_THREADS if set, else the CPUs this process may use
+ * (affinity mask and cgroup quota). 1 when built without OpenMP. */
+RNN_API int rnn_default_threads(void);
+
+/* 1 if the library was built with OpenMP, else 0. */
+RNN_API int rnn_has_openmp(void);
+
+/* ---- engine: which kernels, which route for products -------------------------------------- */
+
+typedef struct rnn_engine rnn_engine;
+
+typedef enum rnn_gemm {
+    RNN_GEMM_AUTO = 0,   /* packed wherever the same bits are promised; a static rule elsewhere */
+    RNN_GEMM_PACKED = 1, /* our own register-tiled kernels */
+    RNN_GEMM_BLAS = 2    /* the BLAS given in the options */
+} rnn_gemm;
+
+/* Fortran BLAS xGEMM with 32-bit integers, arrays as void. */
+typedef void (*rnn_blas_gemm)(char *transa, char *transb, int *m, int *n, int *k, void *alpha,
+                              void *a, int *lda, void *b, int *ldb, void *beta, void *c, int *ldc);
+
+typedef struct rnn_engine_options {
+    size_t size;
+    const char *isa;      /* NULL: the best this CPU has */
+    rnn_gemm gemm;
+    rnn_blas_gemm sgemm;  /* needed by RNN_GEMM_BLAS, may be NULL otherwise */
+    rnn_blas_gemm dgemm;
+} rnn_engine_options;
+
+/* Make an engine. Asking for an ISA the CPU lacks, or for BLAS without pointers, is
+ * RNN_ERR_UNSUPPORTED; an unknown ISA name is RNN_ERR_ARGUMENT. It must outlive what is made with
+ * it. Engines are immutable and may be shared by threads. */
+RNN_API rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **engine);
+RNN_API void rnn_engine_free(rnn_engine *engine);
+
+RNN_API const char *rnn_engine_isa(const rnn_engine *engine);
+
+/* "fma" (bits equal on every ISA of this class) or "muladd". */
+RNN_API const char *rnn_engine_bit_class(const rnn_engine *engine);
+
+/* ---- one recurrent layer: forward, and backward through time ------------------------------ */
+
+typedef struct rnn_layer_options {
+    size_t size;
+    rnn_cell cell;
+    rnn_dtype dtype;
+    size_t input;   /* I */
+    size_t hidden;  /* H, at least 1 */
+    int directions; /* 1, or 2 for bidirectional */
+    int threads;
+} rnn_layer_options;
+
+/* Weights of one direction, PyTorch's layout and gate order. */
+typedef struct rnn_weights {
+    const void *w_ih; /* [G*H,I] */
+    const void *w_hh; /* [G*H,H] */
+    const void *b_ih; /* [G*H] or NULL for zeros */
+    const void *b_hh; /* [G*H] or NULL for zeros */
+} rnn_weights;
+
+/* Gradients of one direction, same shapes; each may be NULL, else it is added to. */
+typedef struct rnn_gradients {
+    void *w_ih, *w_hh, *b_ih, *b_hh;
+} rnn_gradients;
+
+/* A sequence array whose last axis is contiguous; strides in elements. */
+typedef struct rnn_sequence {
+    void *data;
+    ptrdiff_t step_stride; /* from a step to the next */
+    ptrdiff_t row_stride;  /* from a row of the batch to the next */
+} rnn_sequence;
+
+/* Input, output and states of a layer. */
+typedef struct rnn_layer_io {
+    size_t steps;           /* T */
+    size_t rows;            /* B */
+    const int64_t *lengths; /* [B], 0..T each, any order; NULL: all T */
+    rnn_sequence x;         /* [T,B,I], read; steps beyond a row's length are never looked at */
+    rnn_sequence y;         /* [T,B,D*H], written; 0 beyond a row's length */
+    const void *h0, *c0;    /* [D,B,H], read; NULL: zeros (c0: LSTM only) */
+    void *hn, *cn;          /* [D,B,H], written, each row's own last state; NULL: not wanted */
+} rnn_layer_io;
+
+/* What a training forward keeps for its backward. */
+typedef struct rnn_tape rnn_tape;
+
+/* Run one layer. With `tape` not NULL everything backward needs is kept, and *tape is a new handle
+ * that refers to no array of the caller. */
+RNN_API rnn_status rnn_layer_forward(const rnn_engine *engine, const rnn_layer_options *options,
+                                     const rnn_weights *weights /* [D] */, const rnn_layer_io *io,
+                                     rnn_tape **tape);
+
+/* Gradients of a layer. */
+typedef struct rnn_layer_grad {
+    rnn_sequence dy;          /* [T,B,D*H], read; data NULL: zeros */
+    const void *dhn, *dcn;    /* [D,B,H], read; NULL: zeros */
+    rnn_sequence dx;          /* [T,B,I], written, 0 beyond a length; data NULL: not wanted */
+    void *dh0, *dc0;          /* [D,B,H], written; NULL: not wanted */
+    rnn_gradients *gradients; /* [D], added to; NULL: not wanted */
+    int threads;
+} rnn_layer_grad;
+
+/* Back-propagate through time along a tape. May be called more than once on one tape. */
+RNN_API rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad);
+RNN_API void rnn_tape_free(rnn_tape *tape);
+

@@ -1,0 +1,20 @@
+/* engine.h - which kernels and which route for products; passed to everything, never global.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef RNN_KERNELS_ENGINE_H
+#define RNN_KERNELS_ENGINE_H
+
+#include "kernels/table.h"
+#include "rnncore.h"
+
+struct rnn_engine {
+    const char *isa;
+    const struct rnn_kernels *kernels[2]; /* by rnn_dtype */
+    rnn_gemm gemm;
+    rnn_blas_gemm blas[2];                /* by rnn_dtype; NULL without BLAS */
+};
+
+static inline const struct rnn_kernels *rnn_kernels_of(const rnn_engine *engine, rnn_dtype dtype) {
+    return engine->kernels[dtype];
+}
+
+#endif

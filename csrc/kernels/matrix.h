@@ -1,0 +1,87 @@
+/* matrix.h - products with a weight matrix, prepared once for the packed or the BLAS route.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef RNN_KERNELS_MATRIX_H
+#define RNN_KERNELS_MATRIX_H
+
+#include "core/threads.h"
+#include "kernels/engine.h"
+
+enum { RNN_GATES_MAX = 4 };
+
+/* How the rows of a weight [gates * units, n] are laid out in panels: which of the matrix's gates
+ * each group holds. One gate: panels of 64 units. Several: panels of 16 units, a group a gate. */
+struct rnn_gates {
+    size_t units;                /* rows of one gate */
+    size_t count;                /* groups of a panel; 1: single matrix */
+    int gate[RNN_GATES_MAX];     /* gate of each group, in the order of the weight's rows; -1: zeros */
+};
+
+/* Panels, and the columns of a row in panel order, padding included. */
+size_t rnn_gates_panels(const struct rnn_gates *gates);
+size_t rnn_gates_width(const struct rnn_gates *gates);
+
+/* A prepared matrix mapping `panels.inner` values to panels.total * 16 columns. */
+struct rnn_matrix {
+    const rnn_engine *engine;
+    rnn_dtype dtype;
+    int blas;                 /* prepared for BLAS: data is one row-major [inner][total * 16] */
+    struct rnn_panels panels; /* panels.data NULL: not prepared */
+};
+
+/* Prepare weight [gates * units, inner] (row stride `ld`) to map `inner` values to gates in panel
+ * order: y = x W^T. Free with rnn_matrix_free. */
+rnn_status rnn_matrix_pack(struct rnn_matrix *matrix, const rnn_engine *engine, rnn_dtype dtype,
+                           const struct rnn_gates *gates, const void *weight, size_t ld,
+                           size_t inner, int blas);
+
+/* Prepare the same weight to map gates in panel order back to `columns` values: dx = dgates W. For a
+ * single matrix the gates are `units` values without padding. */
+rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engine *engine,
+                                      rnn_dtype dtype, const struct rnn_gates *gates,
+                                      const void *weight, size_t ld, size_t columns, int blas);
+void rnn_matrix_free(struct rnn_matrix *matrix);
+
+/* Whether a product of this many rows in all takes the BLAS route. */
+int rnn_use_blas(const rnn_engine *engine, rnn_dtype dtype);
+
+/* Operands of a product y = start + x W; fields as in struct rnn_product. */
+struct rnn_operands {
+    size_t rows;
+    const void *x;
+    size_t ldx;
+    const void *start;
+    size_t ld_start;
+    void *y;
+    size_t ldy;
+    size_t span;  /* columns of a panel of y; 0: as many as the matrix's panels have */
+    size_t width; /* columns of y */
+};
+
+/* This thread's share of a product, of rows or of panels; no barrier. With BLAS rank 0 does it. */
+void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_operands *operands,
+                         int rank, int size);
+
+/* dW[gate * units + unit][j] += sum over the rows r of a[r][column of that gate and unit] * b[r][j]:
+ * a [rows][lda] in panel order, b [rows][ldb] of `columns`, dW row stride ld. `work` holds
+ * rnn_weight_gradient_work() bytes for each rank. This thread's share; no barrier. */
+struct rnn_weight_gradient {
+    const rnn_engine *engine;
+    rnn_dtype dtype;
+    const struct rnn_gates *gates;
+    size_t rows;
+    const void *a;
+    size_t lda;
+    const void *b;
+    size_t ldb;
+    size_t columns;
+    void *dw;
+    size_t ld;
+    char *work;
+    size_t work_size; /* bytes of one rank's part */
+};
+
+size_t rnn_weight_gradient_work(const struct rnn_gates *gates, size_t columns, size_t real_size,
+                                int size);
+void rnn_weight_gradient(const struct rnn_weight_gradient *gradient, int rank, int size);
+
+#endif

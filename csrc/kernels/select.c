@@ -1,0 +1,97 @@
+/* select.c - the kernel tables in order, what each requires of the CPU, and the engine's choice.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "core/cpu.h"
+#include "core/memory.h"
+#include "core/status.h"
+#include "kernels/engine.h"
+
+#define DECLARE(isa) extern const struct rnn_kernels rnn_kernels_##isa##_f32, rnn_kernels_##isa##_f64
+#define ROW(isa, bits) {#isa, bits, {&rnn_kernels_##isa##_f32, &rnn_kernels_##isa##_f64}}
+
+DECLARE(reference);
+DECLARE(baseline);
+#if defined(__x86_64__)
+DECLARE(avx2);
+DECLARE(avx512);
+#elif defined(__aarch64__)
+DECLARE(neon);
+#endif
+
+static const struct isa {
+    const char *name;
+    unsigned required;
+    const struct rnn_kernels *kernels[2];
+} isas[] = {
+    ROW(reference, 0),
+    ROW(baseline, 0),
+#if defined(__x86_64__)
+    ROW(avx2, RNN_CPU_AVX2 | RNN_CPU_FMA),
+    ROW(avx512, RNN_CPU_FMA | RNN_CPU_AVX2 | RNN_CPU_AVX512F | RNN_CPU_AVX512BW |
+                    RNN_CPU_AVX512DQ | RNN_CPU_AVX512VL),
+#elif defined(__aarch64__)
+    ROW(neon, RNN_CPU_NEON),
+#endif
+};
+
+enum { ISAS = sizeof isas / sizeof isas[0] };
+
+static int runs_here(const struct isa *isa) {
+    return (rnn_cpu_features() & isa->required) == isa->required;
+}
+
+int rnn_isa_count(void) { return ISAS; }
+
+const char *rnn_isa_name(int index, int *supported) {
+    if (index < 0 || index >= ISAS) return NULL;
+    if (supported) *supported = runs_here(&isas[index]);
+    return isas[index].name;
+}
+
+static rnn_status find_isa(const char *name, const struct isa **found) {
+    const struct isa *best = NULL;
+    for (int i = 0; i < ISAS; i++) {
+        if (name && strcmp(name, isas[i].name) == 0) *found = &isas[i];
+        if (runs_here(&isas[i])) best = &isas[i];
+    }
+    if (!name) *found = best;
+    if (!*found)
+        return rnn_fail(RNN_ERR_ARGUMENT, "isa is \"%s\", this build knows: reference, baseline%s",
+                        name, ISAS > 3 ? ", avx2, avx512" : ISAS > 2 ? ", neon" : "");
+    if (!runs_here(*found))
+        return rnn_fail(RNN_ERR_UNSUPPORTED, "isa is \"%s\", but this CPU runs \"%s\" at best",
+                        name, best->name);
+    return RNN_OK;
+}
+
+rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **engine) {
+    const struct isa *isa = NULL;
+    if (!engine) return rnn_fail(RNN_ERR_ARGUMENT, "engine is NULL, expected where to store it");
+    *engine = NULL;
+    if (!options || options->size != sizeof *options)
+        return rnn_fail(RNN_ERR_ARGUMENT, "options->size is %zu, expected %zu",
+                        options ? options->size : 0, sizeof *options);
+    if ((unsigned)options->gemm > RNN_GEMM_BLAS)
+        return rnn_fail(RNN_ERR_ARGUMENT, "gemm is %d, expected auto, packed or blas (0, 1, 2)",
+                        (int)options->gemm);
+    if (options->gemm == RNN_GEMM_BLAS && (!options->sgemm || !options->dgemm))
+        return rnn_fail(RNN_ERR_UNSUPPORTED, "gemm is blas, but no BLAS was given to the engine");
+    RNN_TRY(find_isa(options->isa, &isa));
+    void *memory;
+    RNN_TRY(rnn_alloc(&memory, 1, sizeof(rnn_engine)));
+    *engine = memory;
+    **engine = (rnn_engine){.isa = isa->name,
+                            .kernels = {isa->kernels[0], isa->kernels[1]},
+                            .gemm = options->gemm,
+                            .blas = {options->sgemm, options->dgemm}};
+    return RNN_OK;
+}
+
+void rnn_engine_free(rnn_engine *engine) { rnn_release(engine); }
+
+const char *rnn_engine_isa(const rnn_engine *engine) { return engine->isa; }
+
+const char *rnn_engine_bit_class(const rnn_engine *engine) {
+    return engine->kernels[RNN_FLOAT32]->bit_class;
+}

@@ -1,0 +1,17 @@
+/* table.h - the table of kernels one ISA and real type offers, made from the list.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef RNN_KERNELS_TABLE_H
+#define RNN_KERNELS_TABLE_H
+
+#include "kernels/args.h"
+
+struct rnn_kernels {
+    const char *bit_class;   /* "fma" or "muladd" */
+    size_t real_size;        /* bytes of a real */
+    size_t tile_rows[5];     /* rows of the register tile, by groups of a panel */
+#define RNN_KERNEL(name, arguments) void (*name)(const struct arguments *);
+#include "kernels/kernels.inc"
+#undef RNN_KERNEL
+};
+
+#endif
