@@ -174,3 +174,9 @@ typedef struct rnn_layer_grad {
 RNN_API rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad);
 RNN_API void rnn_tape_free(rnn_tape *tape);
 
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -3,6 +3,7 @@
 #ifndef RNN_KERNELS_TABLE_H
 #define RNN_KERNELS_TABLE_H
 
+#include "cells/cell.h"
 #include "kernels/args.h"
 
 struct rnn_kernels {
@@ -12,6 +13,8 @@ struct rnn_kernels {
 #define RNN_KERNEL(name, arguments) void (*name)(const struct arguments *);
 #include "kernels/kernels.inc"
 #undef RNN_KERNEL
+    void (*step[RNN_PHASE_COUNT])(const struct rnn_step *);
+    void (*back[RNN_PHASE_COUNT])(const struct rnn_back *);
 };
 
 #endif

@@ -1,0 +1,21 @@
+/* cells.c - the list of cells as tables.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "cells/cell.h"
+
+const struct rnn_phase_info rnn_phase_infos[RNN_PHASE_COUNT] = {
+#define RNN_PHASE(name, accumulators, inputs, i0, i1, i2, i3, recurrents, r0, r1, r2, r3) \
+    [RNN_PHASE_##name] = {accumulators, inputs, {i0, i1, i2, i3}, recurrents, {r0, r1, r2, r3}},
+#define RNN_CELL(...)
+#include "cells/cells.inc"
+#undef RNN_PHASE
+#undef RNN_CELL
+};
+
+const struct rnn_cell_info rnn_cell_infos[RNN_CELL_COUNT] = {
+#define RNN_PHASE(...)
+#define RNN_CELL(identifier, name, gates, has_c, phases, first, second) \
+    [RNN_CELL_##identifier] = {name, gates, has_c, phases, {RNN_PHASE_##first, RNN_PHASE_##second}},
+#include "cells/cells.inc"
+#undef RNN_PHASE
+#undef RNN_CELL
+};

@@ -1,0 +1,263 @@
+/* matrix.c - weights packed once, and the three products a layer needs, on either route.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/matrix.h"
+
+#include <string.h>
+
+#include "core/memory.h"
+#include "core/status.h"
+#include "kernels/blas.h"
+
+enum { GRADIENT_ROWS = 256 }; /* rows of a block: its panel of b, 64 KiB of float, stays in L2 */
+
+static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+
+size_t rnn_gates_panels(const struct rnn_gates *gates) {
+    const size_t units = gates->count == 1 ? RNN_WIDE_LANES : RNN_LANES;
+    return (gates->units + units - 1) / units;
+}
+
+static size_t total_groups(const struct rnn_gates *gates) {
+    return (gates->units + RNN_LANES - 1) / RNN_LANES * gates->count;
+}
+
+size_t rnn_gates_width(const struct rnn_gates *gates) { return total_groups(gates) * RNN_LANES; }
+
+/* Columns that a row of gate gradients has: a single matrix has no padding between its units. */
+static size_t gradient_columns(const struct rnn_gates *gates) {
+    return gates->count == 1 ? gates->units : rnn_gates_width(gates);
+}
+
+/* The unit at which group q begins, and the row of the weight that holds it (0: the group is zeros). */
+static int group_row(const struct rnn_gates *gates, size_t q, size_t *unit, size_t *row) {
+    const int gate = gates->gate[q % gates->count];
+    *unit = q / gates->count * RNN_LANES;
+    *row = gate < 0 ? 0 : (size_t)gate * gates->units + *unit;
+    return gate >= 0;
+}
+
+/* The row of the weight that column m of panel order stands for; 0 where it is padding. */
+static int weight_row(const struct rnn_gates *gates, size_t m, size_t *row) {
+    size_t unit;
+    const int held = group_row(gates, m / RNN_LANES, &unit, row);
+    *row += m % RNN_LANES;
+    return held && unit + m % RNN_LANES < gates->units;
+}
+
+#define real float
+#define NAME(name) name##_f32
+#include "kernels/pack.inc"
+#define real double
+#define NAME(name) name##_f64
+#include "kernels/pack.inc"
+
+/* Call the float or double version of a packing function. */
+#define BY_REAL(real_size, name, ...) \
+    ((real_size) == sizeof(float) ? name##_f32(__VA_ARGS__) : name##_f64(__VA_ARGS__))
+
+static const void *at(const void *base, size_t index, size_t real_size) {
+    return (const char *)base + index * real_size;
+}
+
+static void *at_mutable(void *base, size_t index, size_t real_size) {
+    return (char *)base + index * real_size;
+}
+
+int rnn_use_blas(const rnn_engine *engine, rnn_dtype dtype) {
+    return engine->gemm == RNN_GEMM_BLAS && engine->blas[dtype] != NULL;
+}
+
+static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, rnn_dtype dtype,
+                           size_t inner, size_t groups, size_t total, int blas) {
+    void *data;
+    size_t columns;
+    matrix->engine = engine;
+    matrix->dtype = dtype;
+    matrix->blas = blas;
+    matrix->panels = (struct rnn_panels){NULL, inner, blas ? total : groups, total};
+    if (__builtin_mul_overflow(total, (size_t)RNN_LANES, &columns) ||
+        __builtin_mul_overflow(columns, inner, &columns))
+        return rnn_fail(RNN_ERR_MEMORY, "a weight of %zu x %zu is too large", inner, total);
+    RNN_TRY(rnn_alloc(&data, columns, rnn_kernels_of(engine, dtype)->real_size));
+    matrix->panels.data = data;
+    return RNN_OK;
+}
+
+/* Where group q of inner row 0 lies, and how far its next inner row is. */
+static size_t group_offset(const struct rnn_panels *panels, size_t q, size_t *stride) {
+    const size_t panel = q / panels->groups, first = panel * panels->groups;
+    *stride = min_size(panels->groups, panels->total - first) * RNN_LANES;
+    return first * RNN_LANES * panels->inner + (q - first) * RNN_LANES;
+}
+
+rnn_status rnn_matrix_pack(struct rnn_matrix *matrix, const rnn_engine *engine, rnn_dtype dtype,
+                           const struct rnn_gates *gates, const void *weight, size_t ld,
+                           size_t inner, int blas) {
+    const size_t real_size = rnn_kernels_of(engine, dtype)->real_size, total = total_groups(gates);
+    RNN_TRY(allocate(matrix, engine, dtype, inner, gates->count == 1 ? RNN_WIDE : gates->count,
+                     total, blas));
+    for (size_t q = 0; q < total; q++) {
+        size_t unit, row, stride;
+        void *out = at_mutable((void *)matrix->panels.data,
+                               group_offset(&matrix->panels, q, &stride), real_size);
+        const int held = group_row(gates, q, &unit, &row);
+        const size_t rows = held ? min_size(RNN_LANES, gates->units - unit) : 0;
+        BY_REAL(real_size, pack_group, out, stride, at(weight, row * ld, real_size), ld, rows,
+                inner);
+    }
+    return RNN_OK;
+}
+
+rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engine *engine,
+                                      rnn_dtype dtype, const struct rnn_gates *gates,
+                                      const void *weight, size_t ld, size_t columns, int blas) {
+    const size_t real_size = rnn_kernels_of(engine, dtype)->real_size;
+    const size_t inner = gradient_columns(gates);
+    const size_t total = (columns + RNN_LANES - 1) / RNN_LANES;
+    RNN_TRY(allocate(matrix, engine, dtype, inner, RNN_WIDE, total, blas));
+    const struct rnn_panels *panels = &matrix->panels;
+    for (size_t k = 0; k < inner; k++) {
+        size_t row, stride;
+        const int held = weight_row(gates, k, &row);
+        const void *source = held ? at(weight, row * ld, real_size) : NULL;
+        for (size_t q = 0; q < total; q += panels->groups) {
+            const size_t begin = q * RNN_LANES, offset = group_offset(panels, q, &stride);
+            const size_t n = min_size(columns - begin, panels->groups * RNN_LANES);
+            BY_REAL(real_size, pack_row,
+                    at_mutable((void *)panels->data, offset + k * stride, real_size), RNN_LANES,
+                    source ? at(source, begin, real_size) : NULL, n);
+        }
+    }
+    return RNN_OK;
+}
+
+void rnn_matrix_free(struct rnn_matrix *matrix) {
+    rnn_release((void *)matrix->panels.data);
+    matrix->panels.data = NULL;
+}
+
+static void multiply_blas(const struct rnn_matrix *matrix, const struct rnn_operands *o) {
+    const size_t real_size = rnn_kernels_of(matrix->engine, matrix->dtype)->real_size;
+    const size_t columns = matrix->panels.total * RNN_LANES, width = min_size(columns, o->width);
+    for (size_t r = 0; o->start != o->y && r < o->rows; r++) {
+        void *row = at_mutable(o->y, r * o->ldy, real_size);
+        if (o->start)
+            memcpy(row, at(o->start, r * o->ld_start, real_size), width * real_size);
+        else
+            memset(row, 0, width * real_size);
+    }
+    rnn_blas_multiply(matrix->engine, matrix->dtype, o->rows, width, matrix->panels.inner, o->x,
+                      o->ldx, matrix->panels.data, columns, o->y, o->ldy);
+}
+
+void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_operands *o, int rank,
+                         int size) {
+    if (matrix->blas) {
+        if (rank == 0) multiply_blas(matrix, o);
+        return;
+    }
+    const struct rnn_kernels *kernels = rnn_kernels_of(matrix->engine, matrix->dtype);
+    const struct rnn_panels *w = &matrix->panels;
+    const size_t real_size = kernels->real_size, tile = kernels->tile_rows[w->groups];
+    const size_t panels = (w->total + w->groups - 1) / w->groups;
+    size_t begin = 0, end = o->rows, first = 0, last = panels;
+    if (o->rows >= tile * (size_t)size)
+        rnn_team_share(o->rows, tile, rank, size, &begin, &end);
+    else
+        rnn_team_share(panels, 1, rank, size, &first, &last);
+    if (begin >= end) return;
+    kernels->product(&(struct rnn_product){
+        .rows = end - begin,
+        .begin = first,
+        .end = last,
+        .w = *w,
+        .x = at(o->x, begin * o->ldx, real_size),
+        .ldx = o->ldx,
+        .start = o->start ? at(o->start, begin * o->ld_start, real_size) : NULL,
+        .ld_start = o->ld_start,
+        .y = at_mutable(o->y, begin * o->ldy, real_size),
+        .ldy = o->ldy,
+        .span = o->span ? o->span : w->groups * RNN_LANES,
+        .width = o->width,
+    });
+}
+
+/* The parts of one rank's work area, in reals. */
+struct gradient_work {
+    size_t share;       /* columns of a, at most */
+    size_t columns;     /* of b, rounded up to groups */
+    size_t micro, panel, accumulators;
+};
+
+static struct gradient_work gradient_work(const struct rnn_gates *gates, size_t columns, int size) {
+    struct gradient_work work;
+    const size_t width = rnn_gates_width(gates);
+    work.share = round_up(width / (size_t)size + RNN_LANES, RNN_LANES);
+    work.columns = round_up(columns, RNN_LANES);
+    work.micro = (work.share + RNN_TILE_ROWS_MAX) * GRADIENT_ROWS;
+    work.panel = GRADIENT_ROWS * RNN_WIDE_LANES;
+    work.accumulators = (work.share + RNN_TILE_ROWS_MAX) * work.columns;
+    return work;
+}
+
+size_t rnn_weight_gradient_work(const struct rnn_gates *gates, size_t columns, size_t real_size,
+                                int size) {
+    const struct gradient_work work = gradient_work(gates, columns, size);
+    return round_up((work.micro + work.panel + work.accumulators) * real_size, RNN_ALIGNMENT);
+}
+
+/* Add the block of `rows` rows from r on, for the columns [from, to) of b in panels of `groups`. */
+static void gradient_block(const struct rnn_weight_gradient *g, size_t r, size_t rows, size_t begin,
+                           size_t end, size_t from, size_t to, size_t groups, char *micro,
+                           char *panel, char *acc, size_t ld_acc) {
+    const struct rnn_kernels *kernels = rnn_kernels_of(g->engine, g->dtype);
+    const size_t size = kernels->real_size, tile = kernels->tile_rows[groups];
+    if (from >= to) return;
+    BY_REAL(size, pack_micro, (void *)micro, at(g->a, r * g->lda, size), g->lda, rows, begin, end,
+            tile);
+    for (size_t j = from; j < to; j += groups * RNN_LANES) {
+        BY_REAL(size, pack_columns, (void *)panel, at(g->b, r * g->ldb, size), g->ldb, rows, j,
+                g->columns, groups * RNN_LANES);
+        kernels->outer(&(struct rnn_outer){.rows = end - begin,
+                                           .inner = rows,
+                                           .a = micro,
+                                           .b = panel,
+                                           .groups = groups,
+                                           .y = acc + j * size,
+                                           .ldy = ld_acc});
+    }
+}
+
+/* The whole gradient of the columns [begin, end) of a, block by block. */
+static void gradient_packed(const struct rnn_weight_gradient *g, const struct gradient_work *work,
+                            size_t begin, size_t end, char *micro, char *acc) {
+    const size_t size = rnn_kernels_of(g->engine, g->dtype)->real_size;
+    const size_t wide = work->columns / RNN_WIDE_LANES * RNN_WIDE_LANES;
+    const size_t rest = (work->columns - wide) / RNN_LANES;
+    char *panel = micro + work->micro * size;
+    for (size_t r = 0; r < g->rows; r += GRADIENT_ROWS) {
+        const size_t rows = min_size(GRADIENT_ROWS, g->rows - r);
+        gradient_block(g, r, rows, begin, end, 0, wide, RNN_WIDE, micro, panel, acc, work->columns);
+        gradient_block(g, r, rows, begin, end, wide, work->columns, rest, micro, panel, acc,
+                       work->columns);
+    }
+}
+
+void rnn_weight_gradient(const struct rnn_weight_gradient *g, int rank, int team) {
+    const struct gradient_work work = gradient_work(g->gates, g->columns, team);
+    const size_t size = rnn_kernels_of(g->engine, g->dtype)->real_size;
+    size_t begin, end;
+    rnn_team_share(gradient_columns(g->gates), RNN_LANES, rank, team, &begin, &end);
+    if (begin >= end || g->rows == 0) return;
+    char *micro = g->work + (size_t)rank * g->work_size;
+    char *acc = micro + (work.micro + work.panel) * size;
+    memset(acc, 0, work.accumulators * size);
+    if (rnn_use_blas(g->engine, g->dtype))
+        rnn_blas_outer(g->engine, g->dtype, end - begin, g->columns, g->rows,
+                       at(g->a, begin, size), g->lda, g->b, g->ldb, acc, work.columns);
+    else
+        gradient_packed(g, &work, begin, end, micro, acc);
+    BY_REAL(size, add_rows, g, (const void *)acc, work.columns, begin, end);
+}

@@ -1,0 +1,23 @@
+/* backward.h - back-propagation through time along one direction's history.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef RNN_SEQUENCE_BACKWARD_H
+#define RNN_SEQUENCE_BACKWARD_H
+
+#include "sequence/forward.h"
+
+struct rnn_backward {
+    const struct rnn_direction *direction; /* prepared with its transposed weights */
+    const struct rnn_rows *rows;
+    int reverse;
+    const struct rnn_history *history;
+    rnn_sequence dy;                       /* this direction's columns; data NULL: zeros */
+    const void *dhn, *dcn;                 /* [B][hidden] or NULL */
+    rnn_sequence dx;                       /* added to; data NULL: not wanted */
+    void *dh0, *dc0;                       /* [B][hidden] or NULL */
+    const rnn_gradients *gradients;        /* added to; NULL: not wanted */
+    int threads;
+};
+
+rnn_status rnn_backward_run(const struct rnn_backward *backward);
+
+#endif

@@ -1,0 +1,116 @@
+/* direction.c - pack one direction's weights and biases for its cell's phases.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "sequence/direction.h"
+
+#include <string.h>
+
+#include "core/memory.h"
+#include "core/status.h"
+
+/* The groups of a part. BLAS writes whole rows, so there the accumulators that a part does not fill
+ * are groups of zeros (gate -1). */
+static struct rnn_gates part_gates(size_t hidden, size_t accumulators, size_t count,
+                                   const int *gate, size_t first, int blas) {
+    struct rnn_gates gates = {.units = hidden, .count = blas ? accumulators : count};
+    for (size_t a = 0; a < gates.count; a++) {
+        const size_t at = blas ? a - first : a;
+        gates.gate[a] = blas && (a < first || at >= count) ? -1 : gate[at];
+    }
+    return gates;
+}
+
+static double element(const void *vector, size_t index, rnn_dtype dtype) {
+    if (!vector) return 0;
+    return dtype == RNN_FLOAT32 ? ((const float *)vector)[index] : ((const double *)vector)[index];
+}
+
+static void store(void *vector, size_t index, rnn_dtype dtype, double value) {
+    if (dtype == RNN_FLOAT32)
+        ((float *)vector)[index] = (float)value;
+    else
+        ((double *)vector)[index] = value;
+}
+
+/* Each accumulator's bias: b_ih of the gate its input part fills, plus b_hh of its recurrent part's.
+ * The sum in double, rounded once, is the sum in float of two floats. */
+static rnn_status pack_bias(struct rnn_phase_weights *phase, const struct rnn_direction *direction,
+                            const rnn_weights *weights) {
+    const struct rnn_phase_info *info = phase->info;
+    const size_t first = info->accumulators - info->recurrents, hidden = direction->hidden;
+    RNN_TRY(rnn_alloc_zero(&phase->bias, phase->width, direction->real_size));
+    for (size_t a = 0; a < info->accumulators; a++)
+        for (size_t u = 0; u < hidden; u++) {
+            const size_t group = u / RNN_LANES * info->accumulators + a;
+            double sum = 0;
+            if (a < info->inputs)
+                sum += element(weights->b_ih, (size_t)info->input[a] * hidden + u, direction->dtype);
+            if (a >= first)
+                sum += element(weights->b_hh, (size_t)info->recurrent[a - first] * hidden + u,
+                               direction->dtype);
+            store(phase->bias, group * RNN_LANES + u % RNN_LANES, direction->dtype, sum);
+        }
+    return RNN_OK;
+}
+
+static rnn_status pack_phase(struct rnn_phase_weights *phase, const struct rnn_direction *d,
+                             const rnn_weights *weights, int backward) {
+    const struct rnn_phase_info *info = phase->info;
+    const size_t first = info->accumulators - info->recurrents;
+    phase->input = part_gates(d->hidden, info->accumulators, info->inputs, info->input, 0, 0);
+    phase->recurrent = part_gates(d->hidden, info->accumulators, info->recurrents, info->recurrent,
+                                  first, 0);
+    const size_t units = info->accumulators == 1 ? RNN_WIDE_LANES : RNN_LANES;
+    phase->span = info->accumulators == 1 ? RNN_WIDE_LANES : info->accumulators * RNN_LANES;
+    phase->panels = (d->hidden + units - 1) / units;
+    phase->width = d->padded * info->accumulators;
+    struct rnn_gates input = part_gates(d->hidden, info->accumulators, info->inputs, info->input, 0,
+                                        d->blas);
+    struct rnn_gates recurrent = part_gates(d->hidden, info->accumulators, info->recurrents,
+                                            info->recurrent, first, d->blas);
+    RNN_TRY(pack_bias(phase, d, weights));
+    RNN_TRY(rnn_matrix_pack(&phase->w_ih, d->engine, d->dtype, &input, weights->w_ih, d->input,
+                            d->input, d->blas));
+    RNN_TRY(rnn_matrix_pack(&phase->w_hh, d->engine, d->dtype, &recurrent, weights->w_hh, d->hidden,
+                            d->hidden, d->blas));
+    if (!backward) return RNN_OK;
+    RNN_TRY(rnn_matrix_pack_transposed(&phase->w_ih_t, d->engine, d->dtype, &phase->input,
+                                       weights->w_ih, d->input, d->input, d->blas));
+    return rnn_matrix_pack_transposed(&phase->w_hh_t, d->engine, d->dtype, &phase->recurrent,
+                                      weights->w_hh, d->hidden, d->hidden, d->blas);
+}
+
+rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engine *engine,
+                                rnn_cell cell, rnn_dtype dtype, size_t input, size_t hidden,
+                                const rnn_weights *weights, int backward) {
+    memset(direction, 0, sizeof *direction);
+    direction->engine = engine;
+    direction->kernels = rnn_kernels_of(engine, dtype);
+    direction->cell = &rnn_cell_infos[cell];
+    direction->dtype = dtype;
+    direction->real_size = direction->kernels->real_size;
+    direction->input = input;
+    direction->hidden = hidden;
+    direction->padded = (hidden + RNN_LANES - 1) / RNN_LANES * RNN_LANES;
+    direction->blas = rnn_use_blas(engine, dtype);
+    for (size_t p = 0; p < direction->cell->phases; p++) {
+        direction->phase[p].info = &rnn_phase_infos[direction->cell->phase[p]];
+        const rnn_status status = pack_phase(&direction->phase[p], direction, weights, backward);
+        if (status != RNN_OK) {
+            rnn_direction_free(direction);
+            return status;
+        }
+    }
+    return RNN_OK;
+}
+
+void rnn_direction_free(struct rnn_direction *direction) {
+    for (size_t p = 0; direction->cell && p < direction->cell->phases; p++) {
+        struct rnn_phase_weights *phase = &direction->phase[p];
+        rnn_release(phase->bias);
+        phase->bias = NULL;
+        rnn_matrix_free(&phase->w_ih);
+        rnn_matrix_free(&phase->w_hh);
+        rnn_matrix_free(&phase->w_ih_t);
+        rnn_matrix_free(&phase->w_hh_t);
+    }
+}

@@ -1,0 +1,273 @@
+/* forward.c - the time loop of one direction: input part of a chunk of steps, then step by step.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "sequence/forward.h"
+
+#include <string.h>
+
+#include "core/status.h"
+
+/* Everything the threads of one run share. */
+struct run {
+    const struct rnn_forward *forward;
+    const struct rnn_direction *direction;
+    const struct rnn_rows *rows;
+    struct rnn_plan plan;
+    struct rnn_history *history;  /* NULL: the buffers below hold one chunk */
+    size_t real_size, padded;
+    const char *x;                /* packed input of the chunk */
+    size_t ldx;
+    char *x_buffer;               /* where it is gathered; NULL: read in place */
+    char *gates[RNN_PHASES_MAX];
+    char *h;                      /* hidden states of the chunk's packed rows */
+    char *h_start, *c_start;      /* [B] states before the chunk; c is updated in place */
+    char *reset_h;                /* [B] */
+    rnn_arena arena;
+};
+
+rnn_status rnn_history_size(const struct rnn_direction *d, const struct rnn_rows *rows,
+                            size_t *bytes) {
+    const size_t size = d->real_size;
+    size_t row;
+    if (__builtin_mul_overflow(d->padded, size, &row))
+        return rnn_fail(RNN_ERR_MEMORY, "hidden_size %zu is too large", d->hidden);
+    RNN_TRY(rnn_size_add(bytes, rows->total, d->input * size));
+    for (size_t p = 0; p < d->cell->phases; p++)
+        RNN_TRY(rnn_size_add(bytes, rows->total, d->phase[p].width * size));
+    RNN_TRY(rnn_size_add(bytes, rows->rows + rows->total, row));
+    RNN_TRY(rnn_size_add(bytes, d->cell->has_c ? rows->rows + rows->total : 0, row));
+    return rnn_size_add(bytes, d->cell->phases > 1 ? rows->total : 0, row);
+}
+
+void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows, rnn_arena *arena,
+                      struct rnn_history *history) {
+    const size_t size = d->real_size, row = d->padded * size, total = rows->total;
+    memset(history, 0, sizeof *history);
+    history->x = rnn_arena_take(arena, total, d->input * size);
+    for (size_t p = 0; p < d->cell->phases; p++)
+        history->gates[p] = rnn_arena_take(arena, total, d->phase[p].width * size);
+    history->h = rnn_arena_take(arena, rows->rows + total, row);
+    if (d->cell->has_c) history->c = rnn_arena_take(arena, rows->rows + total, row);
+    if (d->cell->phases > 1) history->reset_h = rnn_arena_take(arena, total, row);
+}
+
+/* Packed rows of a chunk at most. */
+static size_t chunk_rows(const struct rnn_rows *rows, const struct rnn_plan *plan) {
+    return rows->rows * plan->chunk_steps;
+}
+
+/* Training: the buffers are the history, the chunk is everything. */
+static rnn_status use_history(struct run *run) {
+    struct rnn_history *history = run->history;
+    const size_t initial = run->rows->rows * run->padded * run->real_size;
+    run->x = run->x_buffer = history->x;
+    run->ldx = run->direction->input;
+    for (size_t p = 0; p < run->direction->cell->phases; p++) run->gates[p] = history->gates[p];
+    run->h_start = history->h;
+    run->h = run->h_start + initial;
+    run->c_start = history->c;
+    run->reset_h = history->reset_h;
+    run->plan.chunk_steps = run->rows->steps;
+    return RNN_OK;
+}
+
+static rnn_status allocate_chunk(struct run *run) {
+    const struct rnn_direction *d = run->direction;
+    const size_t rows = chunk_rows(run->rows, &run->plan), batch = run->rows->rows;
+    const size_t size = run->real_size, state = run->padded * size;
+    const int in_place = rnn_rows_in_place(run->rows, &run->forward->x, run->forward->reverse,
+                                           &run->ldx);
+    size_t bytes = 0;
+    if (!in_place) run->ldx = d->input;
+    RNN_TRY(rnn_size_add(&bytes, in_place ? 0 : rows, d->input * size));
+    for (size_t p = 0; p < d->cell->phases; p++)
+        RNN_TRY(rnn_size_add(&bytes, rows, d->phase[p].width * size));
+    RNN_TRY(rnn_size_add(&bytes, rows, state));
+    RNN_TRY(rnn_size_add(&bytes, batch, state));
+    RNN_TRY(rnn_size_add(&bytes, batch, state));
+    RNN_TRY(rnn_size_add(&bytes, batch, state));
+    RNN_TRY(rnn_arena_create(&run->arena, bytes));
+    run->x_buffer = in_place ? NULL : rnn_arena_take(&run->arena, rows, d->input * size);
+    for (size_t p = 0; p < d->cell->phases; p++)
+        run->gates[p] = rnn_arena_take(&run->arena, rows, d->phase[p].width * size);
+    run->h = rnn_arena_take(&run->arena, rows, state);
+    run->h_start = rnn_arena_take(&run->arena, batch, state);
+    run->c_start = rnn_arena_take(&run->arena, batch, state);
+    run->reset_h = rnn_arena_take(&run->arena, batch, state);
+    return RNN_OK;
+}
+
+/* Gather the chunk's input and compute its part of the gates. */
+static void input_part(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
+    const struct rnn_forward *f = run->forward;
+    const struct rnn_rows *rows = run->rows;
+    const char *x = run->x_buffer;
+    if (run->x_buffer) {
+        rnn_rows_gather(rows, &f->x, f->reverse, first, last, run->direction->input, run->real_size,
+                        run->x_buffer, run->ldx, rank, team->size);
+        rnn_team_wait(team);
+    } else {
+        x = (const char *)f->x.data + (ptrdiff_t)first * f->x.step_stride * (ptrdiff_t)run->real_size;
+    }
+    for (size_t p = 0; p < run->direction->cell->phases; p++) {
+        const struct rnn_phase_weights *phase = &run->direction->phase[p];
+        rnn_matrix_multiply(&phase->w_ih,
+                            &(struct rnn_operands){.rows = rows->offset[last] - rows->offset[first],
+                                                   .x = x,
+                                                   .ldx = run->ldx,
+                                                   .start = phase->bias,
+                                                   .y = run->gates[p],
+                                                   .ldy = phase->width,
+                                                   .span = phase->span,
+                                                   .width = phase->width},
+                            rank, team->size);
+    }
+    rnn_team_wait(team);
+}
+
+/* The part of a step a thread does: positions [row, row_end), panels [panel, panel_end) of a phase. */
+struct part {
+    size_t row, row_end;
+    int rank, size; /* for panels */
+};
+
+/* The recurrent product by BLAS, added to the gates that hold the input part. */
+static void recurrent_blas(const struct rnn_phase_weights *phase, struct rnn_step *step) {
+    rnn_matrix_multiply(&phase->w_hh,
+                        &(struct rnn_operands){.rows = step->rows,
+                                               .x = step->a,
+                                               .ldx = step->ld_a,
+                                               .start = step->gates,
+                                               .ld_start = step->ld_gates,
+                                               .y = step->gates,
+                                               .ldy = step->ld_gates,
+                                               .width = phase->width},
+                        0, 1);
+    step->w_hh.data = NULL;
+}
+
+/* Step s of the chunk that began at step `first`: rows [begin, end) of the active ones. */
+static void one_step(struct run *run, size_t first, size_t s, size_t begin, size_t end,
+                     rnn_team *team, int rank) {
+    const struct rnn_direction *d = run->direction;
+    const struct rnn_rows *rows = run->rows;
+    const size_t state = run->padded * run->real_size, at = rows->offset[s] - rows->offset[first];
+    const char *before = s == first ? run->h_start
+                                    : run->h + (rows->offset[s - 1] - rows->offset[first]) * state;
+    const size_t batch = rows->rows;
+    const char *c = run->c_start;
+    char *c_out = run->c_start, *reset_h = run->reset_h;
+    if (run->history && d->cell->has_c) {
+        c += (s == 0 ? 0 : batch + rows->offset[s - 1]) * state;
+        c_out += (batch + rows->offset[s]) * state;
+    }
+    if (run->history && reset_h) reset_h += rows->offset[s] * state;
+    for (size_t p = 0; p < d->cell->phases; p++) {
+        const struct rnn_phase_weights *phase = &d->phase[p];
+        const int last = p + 1 == d->cell->phases;
+        size_t panel = 0, panel_end = phase->panels;
+        if (!run->plan.by_rows)
+            rnn_team_share(phase->panels, 1, rank, team->size, &panel, &panel_end);
+        struct rnn_step step = {
+            .rows = end - begin,
+            .hidden = d->hidden,
+            .begin = panel,
+            .end = panel_end,
+            .gates = run->gates[p] + (at + begin) * phase->width * run->real_size,
+            .ld_gates = phase->width,
+            .keep = run->history != NULL,
+            .a = (p == 0 ? before : reset_h) + begin * state,
+            .ld_a = run->padded,
+            .w_hh = phase->w_hh.panels,
+            .h = before + begin * state,
+            .ld_h = run->padded,
+            .c = c + begin * state,
+            .ld_c = run->padded,
+            .h_out = (last ? run->h + at * state : reset_h) + begin * state,
+            .ld_h_out = run->padded,
+            .c_out = c_out + begin * state,
+            .ld_c_out = run->padded,
+            .first = run->gates[0] + (at + begin) * d->phase[0].width * run->real_size,
+            .ld_first = d->phase[0].width,
+        };
+        if (begin < end) {
+            if (d->blas) recurrent_blas(phase, &step);
+            d->kernels->step[d->cell->phase[p]](&step);
+        }
+        if (!run->plan.by_rows) rnn_team_wait(team);
+    }
+}
+
+/* Keep each row's last hidden state of the steps [first, last) where the next chunk finds it. */
+static void keep_states(struct run *run, size_t first, size_t last) {
+    const struct rnn_rows *rows = run->rows;
+    const size_t state = run->padded * run->real_size;
+    for (size_t i = 0; i < rows->active[first]; i++) {
+        const size_t s = (rows->length[i] < last ? rows->length[i] : last) - 1;
+        memcpy(run->h_start + i * state,
+               run->h + (rows->offset[s] - rows->offset[first] + i) * state, state);
+    }
+}
+
+static void task(rnn_team *team, int rank, void *context) {
+    struct run *run = context;
+    const struct rnn_forward *f = run->forward;
+    const struct rnn_rows *rows = run->rows;
+    size_t row = 0, row_end = rows->rows;
+    if (run->plan.by_rows) rnn_plan_share_rows(rows, rank, team->size, &row, &row_end);
+    for (size_t first = 0; first < rows->steps; first += run->plan.chunk_steps) {
+        size_t last = first + run->plan.chunk_steps;
+        if (last > rows->steps) last = rows->steps;
+        input_part(run, first, last, team, rank);
+        for (size_t s = first; s < last; s++) {
+            const size_t end = row_end < rows->active[s] ? row_end : rows->active[s];
+            one_step(run, first, s, row, row < end ? end : row, team, rank);
+        }
+        rnn_team_wait(team);
+        rnn_rows_scatter(rows, run->h, run->padded, f->reverse, first, last, run->direction->hidden,
+                         run->real_size, 0, &f->y, rank, team->size);
+        if (!run->history) {
+            if (rank == 0) keep_states(run, first, last);
+            rnn_team_wait(team);
+        }
+    }
+}
+
+/* Final states: of each row its own last step's. */
+static void final_states(struct run *run) {
+    const struct rnn_forward *f = run->forward;
+    const struct rnn_rows *rows = run->rows;
+    const size_t hidden = run->direction->hidden, size = run->real_size;
+    const size_t state = run->padded * size, batch = rows->rows;
+    if (!run->history) {
+        if (f->hn) rnn_rows_scatter_state(rows, run->h_start, run->padded, hidden, size, f->hn);
+        if (f->cn) rnn_rows_scatter_state(rows, run->c_start, run->padded, hidden, size, f->cn);
+        return;
+    }
+    for (size_t i = 0; i < batch; i++) {
+        const size_t length = rows->length[i];
+        const size_t at = (length == 0 ? i : batch + rows->offset[length - 1] + i) * state;
+        const size_t to = rows->order[i] * hidden * size;
+        if (f->hn) memcpy((char *)f->hn + to, run->h_start + at, hidden * size);
+        if (f->cn) memcpy((char *)f->cn + to, run->c_start + at, hidden * size);
+    }
+}
+
+rnn_status rnn_forward_run(const struct rnn_forward *f) {
+    struct run run = {.forward = f,
+                      .direction = f->direction,
+                      .rows = f->rows,
+                      .plan = rnn_plan_forward(f->direction, f->rows, f->threads),
+                      .history = f->history,
+                      .real_size = f->direction->real_size,
+                      .padded = f->direction->padded};
+    const size_t hidden = f->direction->hidden, size = run.real_size;
+    RNN_TRY(f->history ? use_history(&run) : allocate_chunk(&run));
+    rnn_rows_gather_state(f->rows, f->h0, hidden, size, run.h_start, run.padded);
+    if (f->direction->cell->has_c)
+        rnn_rows_gather_state(f->rows, f->c0, hidden, size, run.c_start, run.padded);
+    if (f->rows->total > 0) rnn_team_run(run.plan.threads, task, &run);
+    rnn_rows_clear_padding(f->rows, f->steps, hidden, size, &f->y);
+    final_states(&run);
+    rnn_arena_free(&run.arena);
+    return RNN_OK;
+}

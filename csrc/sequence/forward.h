@@ -1,0 +1,39 @@
+/* forward.h - one direction of a layer through time.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef RNN_SEQUENCE_FORWARD_H
+#define RNN_SEQUENCE_FORWARD_H
+
+#include "core/memory.h"
+#include "sequence/plan.h"
+
+/* What a forward pass keeps of the packed rows for its way back; all rows of states are `padded`
+ * apart, all rows of gates their phase's width. */
+struct rnn_history {
+    void *x;                      /* [total][input] */
+    void *gates[RNN_PHASES_MAX];  /* [total][width] activated */
+    void *h;                      /* [B + total]: the initial states, then every step's */
+    void *c;                      /* the same for the cell state, LSTM only */
+    void *reset_h;                /* [total] reset * h, GRU_BEFORE only */
+};
+
+/* Bytes of a history, and its pieces taken from an arena. */
+rnn_status rnn_history_size(const struct rnn_direction *direction, const struct rnn_rows *rows,
+                            size_t *bytes);
+void rnn_history_take(const struct rnn_direction *direction, const struct rnn_rows *rows,
+                      rnn_arena *arena, struct rnn_history *history);
+
+struct rnn_forward {
+    const struct rnn_direction *direction;
+    const struct rnn_rows *rows;
+    int reverse;
+    size_t steps;                 /* T of x and y: beyond a row's length y is cleared */
+    rnn_sequence x, y;            /* y: this direction's columns */
+    const void *h0, *c0;          /* [B][hidden] or NULL */
+    void *hn, *cn;                /* [B][hidden] or NULL */
+    struct rnn_history *history;  /* NULL: inference */
+    int threads;
+};
+
+rnn_status rnn_forward_run(const struct rnn_forward *forward);
+
+#endif

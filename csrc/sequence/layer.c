@@ -1,0 +1,178 @@
+/* layer.c - the public functions of one recurrent layer: checks at the border, then its directions.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "core/status.h"
+#include "sequence/backward.h"
+#include "sequence/layer.h"
+
+/* One direction's tape. */
+struct taped_direction {
+    struct rnn_direction direction;
+    struct rnn_history history;
+};
+
+struct rnn_tape {
+    int directions;
+    size_t steps;
+    struct rnn_rows rows;
+    rnn_arena arena;
+    struct taped_direction each[2];
+};
+
+rnn_status rnn_check_cell(rnn_cell cell, rnn_dtype dtype, size_t hidden, int directions) {
+    if ((unsigned)cell >= RNN_CELL_COUNT)
+        return rnn_fail(RNN_ERR_ARGUMENT, "cell is %d, expected 0 to %d", (int)cell,
+                        RNN_CELL_COUNT - 1);
+    if (dtype != RNN_FLOAT32 && dtype != RNN_FLOAT64)
+        return rnn_fail(RNN_ERR_ARGUMENT, "dtype is %d, expected float32 or float64 (0, 1)",
+                        (int)dtype);
+    if (hidden == 0) return rnn_fail(RNN_ERR_ARGUMENT, "hidden is 0, expected at least 1");
+    if (directions != 1 && directions != 2)
+        return rnn_fail(RNN_ERR_ARGUMENT, "directions is %d, expected 1 or 2", directions);
+    return RNN_OK;
+}
+
+rnn_status rnn_check_weights(const rnn_weights *weights, size_t input) {
+    if (!weights) return rnn_fail(RNN_ERR_ARGUMENT, "weights is NULL");
+    if (!weights->w_ih && input > 0) return rnn_fail(RNN_ERR_ARGUMENT, "weights->w_ih is NULL");
+    if (!weights->w_hh) return rnn_fail(RNN_ERR_ARGUMENT, "weights->w_hh is NULL");
+    return RNN_OK;
+}
+
+static rnn_status check_options(const rnn_engine *engine, const rnn_layer_options *options) {
+    if (!engine) return rnn_fail(RNN_ERR_ARGUMENT, "engine is NULL");
+    if (!options || options->size != sizeof *options)
+        return rnn_fail(RNN_ERR_ARGUMENT, "options->size is %zu, expected %zu",
+                        options ? options->size : 0, sizeof *options);
+    if (options->threads < 1)
+        return rnn_fail(RNN_ERR_ARGUMENT, "threads is %d, expected at least 1", options->threads);
+    return rnn_check_cell(options->cell, options->dtype, options->hidden, options->directions);
+}
+
+static rnn_status check_io(const rnn_layer_options *options, const rnn_layer_io *io) {
+    if (!io) return rnn_fail(RNN_ERR_ARGUMENT, "io is NULL");
+    const int some = io->steps > 0 && io->rows > 0;
+    if (some && !io->x.data && options->input > 0) return rnn_fail(RNN_ERR_ARGUMENT, "x is NULL");
+    if (some && !io->y.data) return rnn_fail(RNN_ERR_ARGUMENT, "y is NULL");
+    return RNN_OK;
+}
+
+static void *offset(const void *base, size_t index, size_t real_size) {
+    return base ? (char *)(uintptr_t)base + index * real_size : NULL;
+}
+
+rnn_sequence rnn_sequence_columns(rnn_sequence sequence, size_t column, size_t real_size) {
+    sequence.data = offset(sequence.data, column, real_size);
+    return sequence;
+}
+
+rnn_status rnn_layer_directions(const rnn_layer_io *io, size_t hidden, int directions, int threads,
+                                const struct rnn_rows *rows,
+                                const struct rnn_direction *const *direction,
+                                struct rnn_history *const *history) {
+    for (int k = 0; k < directions; k++) {
+        const size_t size = direction[k]->real_size, state = (size_t)k * io->rows * hidden;
+        RNN_TRY(rnn_forward_run(&(struct rnn_forward){
+            .direction = direction[k],
+            .rows = rows,
+            .reverse = k,
+            .steps = io->steps,
+            .x = io->x,
+            .y = rnn_sequence_columns(io->y, (size_t)k * hidden, size),
+            .h0 = offset(io->h0, state, size),
+            .c0 = offset(io->c0, state, size),
+            .hn = offset(io->hn, state, size),
+            .cn = offset(io->cn, state, size),
+            .history = history ? history[k] : NULL,
+            .threads = threads,
+        }));
+    }
+    return RNN_OK;
+}
+
+static rnn_status fill_tape(struct rnn_tape *tape, const rnn_engine *engine,
+                            const rnn_layer_options *options, const rnn_weights *weights,
+                            const rnn_layer_io *io, int training) {
+    const struct rnn_direction *direction[2] = {&tape->each[0].direction, &tape->each[1].direction};
+    struct rnn_history *history[2] = {&tape->each[0].history, &tape->each[1].history};
+    size_t bytes = 0;
+    tape->steps = io->steps;
+    tape->directions = options->directions;
+    RNN_TRY(rnn_rows_create(&tape->rows, io->steps, io->rows, io->lengths));
+    for (int k = 0; k < options->directions; k++) {
+        RNN_TRY(rnn_check_weights(&weights[k], options->input));
+        RNN_TRY(rnn_direction_create(&tape->each[k].direction, engine, options->cell,
+                                     options->dtype, options->input, options->hidden, &weights[k],
+                                     training));
+        if (training) RNN_TRY(rnn_history_size(direction[k], &tape->rows, &bytes));
+    }
+    if (training) {
+        RNN_TRY(rnn_arena_create(&tape->arena, bytes));
+        for (int k = 0; k < options->directions; k++)
+            rnn_history_take(direction[k], &tape->rows, &tape->arena, history[k]);
+    }
+    return rnn_layer_directions(io, options->hidden, options->directions, options->threads,
+                                &tape->rows, direction, training ? history : NULL);
+}
+
+rnn_status rnn_layer_forward(const rnn_engine *engine, const rnn_layer_options *options,
+                             const rnn_weights *weights, const rnn_layer_io *io, rnn_tape **tape) {
+    void *memory;
+    if (tape) *tape = NULL;
+    RNN_TRY(check_options(engine, options));
+    RNN_TRY(check_io(options, io));
+    RNN_TRY(rnn_check_weights(weights, options->input));
+    RNN_TRY(rnn_alloc_zero(&memory, 1, sizeof(rnn_tape)));
+    const rnn_status status = fill_tape(memory, engine, options, weights, io, tape != NULL);
+    if (status == RNN_OK && tape)
+        *tape = memory;
+    else
+        rnn_tape_free(memory);
+    return status;
+}
+
+/* dx is added to by each direction: it starts from zeros, also beyond the lengths. */
+static void clear_input_gradient(const rnn_tape *tape, const rnn_sequence *dx) {
+    const struct rnn_direction *d = &tape->each[0].direction;
+    for (size_t t = 0; dx->data && t < tape->steps; t++)
+        for (size_t b = 0; b < tape->rows.rows; b++)
+            memset((char *)dx->data + ((ptrdiff_t)t * dx->step_stride +
+                                       (ptrdiff_t)b * dx->row_stride) * (ptrdiff_t)d->real_size,
+                   0, d->input * d->real_size);
+}
+
+rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
+    if (!tape) return rnn_fail(RNN_ERR_ARGUMENT, "tape is NULL");
+    if (!grad) return rnn_fail(RNN_ERR_ARGUMENT, "grad is NULL");
+    if (grad->threads < 1)
+        return rnn_fail(RNN_ERR_ARGUMENT, "threads is %d, expected at least 1", grad->threads);
+    clear_input_gradient(tape, &grad->dx);
+    for (int k = 0; k < tape->directions; k++) {
+        const struct rnn_direction *d = &tape->each[k].direction;
+        const size_t size = d->real_size, state = (size_t)k * tape->rows.rows * d->hidden;
+        RNN_TRY(rnn_backward_run(&(struct rnn_backward){
+            .direction = d,
+            .rows = &tape->rows,
+            .reverse = k,
+            .history = &tape->each[k].history,
+            .dy = rnn_sequence_columns(grad->dy, (size_t)k * d->hidden, size),
+            .dhn = offset(grad->dhn, state, size),
+            .dcn = offset(grad->dcn, state, size),
+            .dx = grad->dx,
+            .dh0 = offset(grad->dh0, state, size),
+            .dc0 = offset(grad->dc0, state, size),
+            .gradients = grad->gradients ? &grad->gradients[k] : NULL,
+            .threads = grad->threads,
+        }));
+    }
+    return RNN_OK;
+}
+
+void rnn_tape_free(rnn_tape *tape) {
+    if (!tape) return;
+    rnn_rows_free(&tape->rows);
+    rnn_arena_free(&tape->arena);
+    for (int k = 0; k < 2; k++) rnn_direction_free(&tape->each[k].direction);
+    rnn_release(tape);
+}

@@ -1,0 +1,58 @@
+/* lengths.h - a batch of sequences of unequal length as packed rows: only valid steps, nothing sorted
+ * by the user.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * Rows are taken in order of falling length, so that the rows still active at step s are the first
+ * active[s], and the packed row of step s and position i is offset[s] + i. A reverse direction uses
+ * the same numbers: its step s of a row is that row's step length - 1 - s. */
+#ifndef RNN_SEQUENCE_LENGTHS_H
+#define RNN_SEQUENCE_LENGTHS_H
+
+#include "rnncore.h"
+
+struct rnn_rows {
+    size_t steps;    /* of the longest row */
+    size_t rows;     /* B */
+    size_t total;    /* valid steps of all rows: packed rows */
+    int ragged;      /* lengths differ */
+    size_t *order;   /* [B] row of the batch at each position */
+    size_t *length;  /* [B] its length */
+    size_t *active;  /* [steps + 1] */
+    size_t *offset;  /* [steps + 1] */
+};
+
+rnn_status rnn_rows_create(struct rnn_rows *rows, size_t steps, size_t batch,
+                           const int64_t *lengths);
+void rnn_rows_free(struct rnn_rows *rows);
+
+/* The step of the caller's array that step s at position i stands for. */
+static inline size_t rnn_rows_step(const struct rnn_rows *rows, size_t s, size_t i, int reverse) {
+    return reverse ? rows->length[i] - 1 - s : s;
+}
+
+/* Whether packed rows [first step ..] of a forward direction can be read from the array in place:
+ * *ld is then the distance of packed rows. */
+int rnn_rows_in_place(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
+                      size_t *ld);
+
+/* Copy `width` reals of each packed row of the steps [first, last) from or to a sequence array;
+ * packed row offset[first] is row 0 of `packed`. rank of size takes its share of the rows. */
+void rnn_rows_gather(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
+                     size_t first, size_t last, size_t width, size_t real_size, void *packed,
+                     size_t ld, int rank, int size);
+void rnn_rows_scatter(const struct rnn_rows *rows, const void *packed, size_t ld, int reverse,
+                      size_t first, size_t last, size_t width, size_t real_size, int add,
+                      const rnn_sequence *array, int rank, int size);
+
+/* Write zeros to the steps beyond each row's length. `steps` is T of the array. */
+void rnn_rows_clear_padding(const struct rnn_rows *rows, size_t steps, size_t width,
+                            size_t real_size, const rnn_sequence *array);
+
+/* Copy states [B][width] between the caller's order and positions, rows `ld` apart at positions.
+ * A NULL source gives zeros. */
+void rnn_rows_gather_state(const struct rnn_rows *rows, const void *state, size_t width,
+                           size_t real_size, void *packed, size_t ld);
+void rnn_rows_scatter_state(const struct rnn_rows *rows, const void *packed, size_t ld,
+                            size_t width, size_t real_size, void *state);
+
+#endif

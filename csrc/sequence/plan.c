@@ -1,0 +1,73 @@
+/* plan.c - threads, how they share the work, and how much of the input part is computed at once.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "sequence/plan.h"
+
+enum {
+    CALL_WORTH_SHARING = 2000000, /* multiply-adds of a call, about 40 us on one core */
+    STEP_WORTH_SHARING = 60000,   /* of one step, about 2 us: several barriers */
+    STREAM_WORTH_SHARING = 500000,/* of a lone step, about 10 us: waking a thread costs 1 or 2 */
+    ROWS_WORTH_SHARING = 4,       /* rows a thread, below which its tiles waste weight traffic */
+    CHUNK_BYTES = 512 * 1024      /* of input part, so that it stays in L2 until its step */
+};
+
+/* Multiply-adds of one row's step. */
+static double step_work(const struct rnn_direction *d, int with_input) {
+    return (double)d->cell->gates * (double)d->hidden *
+           (double)(d->hidden + (with_input ? d->input : 0));
+}
+
+static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows *rows,
+                            int threads) {
+    struct rnn_plan plan = {.threads = 1, .chunk_steps = rows->steps};
+    const double work = step_work(d, 1) * (double)rows->total;
+    const double each = step_work(d, 0) * (double)rows->total / (double)(rows->steps + !rows->steps);
+    const size_t panels = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
+    if (threads <= 1 || d->blas || work < CALL_WORTH_SHARING) return plan;
+    plan.by_rows = rows->rows >= (size_t)threads * ROWS_WORTH_SHARING;
+    if (plan.by_rows || (each >= STEP_WORTH_SHARING && panels > 1)) plan.threads = threads;
+    return plan;
+}
+
+struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn_rows *rows,
+                                 int threads) {
+    struct rnn_plan result = plan(d, rows, threads);
+    size_t row = d->input;
+    for (size_t p = 0; p < d->cell->phases; p++) row += d->phase[p].width;
+    const size_t step = row * d->real_size * (rows->rows + !rows->rows);
+    result.chunk_steps = CHUNK_BYTES / step + 1;
+    if (result.chunk_steps > rows->steps) result.chunk_steps = rows->steps;
+    return result;
+}
+
+struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rnn_rows *rows,
+                                  int threads) {
+    return plan(d, rows, threads);
+}
+
+int rnn_plan_step_threads(const struct rnn_direction *d, size_t batch, int threads) {
+    const size_t panels = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
+    if (d->blas || panels < 2) return 1;
+    return step_work(d, 1) * (double)batch >= STREAM_WORTH_SHARING ? threads : 1;
+}
+
+void rnn_plan_share_rows(const struct rnn_rows *rows, int rank, int size, size_t *begin,
+                         size_t *end) {
+    if (!rows->ragged) {
+        rnn_team_share(rows->rows, 1, rank, size, begin, end);
+        return;
+    }
+    const double share = (double)rows->total / size;
+    double sum = 0;
+    *begin = *end = rows->rows;
+    for (size_t i = 0; i < rows->rows; i++) {
+        const double middle = sum + 0.5 * (double)rows->length[i];
+        sum += (double)rows->length[i];
+        const int owner = middle >= share * (size - 1) ? size - 1 : (int)(middle / share);
+        if (owner == rank && *begin == rows->rows) *begin = i;
+        if (owner > rank) {
+            *end = i;
+            break;
+        }
+    }
+    if (*begin > *end) *begin = *end;
+}

@@ -1,0 +1,28 @@
+/* plan.h - how a layer's work is shared: a pure function of its shape, never of time.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef RNN_SEQUENCE_PLAN_H
+#define RNN_SEQUENCE_PLAN_H
+
+#include "sequence/direction.h"
+#include "sequence/lengths.h"
+
+struct rnn_plan {
+    int threads;
+    int by_rows;         /* each thread has rows of the batch and needs no barrier at a step; else each
+                            has panels of units */
+    size_t chunk_steps;  /* inference: steps whose input part is computed at once */
+};
+
+struct rnn_plan rnn_plan_forward(const struct rnn_direction *direction, const struct rnn_rows *rows,
+                                 int threads);
+struct rnn_plan rnn_plan_backward(const struct rnn_direction *direction, const struct rnn_rows *rows,
+                                  int threads);
+
+/* One step of `batch` rows, as a stream takes it: threads worth waking, sharing panels. */
+int rnn_plan_step_threads(const struct rnn_direction *direction, size_t batch, int threads);
+
+/* The positions [*begin, *end) of rank: equal numbers of valid steps, as far as rows allow. */
+void rnn_plan_share_rows(const struct rnn_rows *rows, int rank, int size, size_t *begin,
+                         size_t *end);
+
+#endif
