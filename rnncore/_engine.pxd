@@ -1,0 +1,98 @@
+# _engine.pxd - rnncore.h as Cython sees it, and nothing else.
+# SPDX-License-Identifier: Apache-2.0
+from libc.stdint cimport int64_t
+
+
+cdef extern from "rnncore.h" nogil:
+    ctypedef enum rnn_status:
+        RNN_OK
+        RNN_ERR_ARGUMENT
+        RNN_ERR_MEMORY
+        RNN_ERR_UNSUPPORTED
+
+    ctypedef enum rnn_dtype:
+        RNN_FLOAT32
+        RNN_FLOAT64
+
+    ctypedef enum rnn_cell:
+        RNN_CELL_TANH
+        RNN_CELL_RELU
+        RNN_CELL_LSTM
+        RNN_CELL_GRU
+        RNN_CELL_GRU_BEFORE
+
+    ctypedef enum rnn_gemm:
+        RNN_GEMM_AUTO
+        RNN_GEMM_PACKED
+        RNN_GEMM_BLAS
+
+    const char *rnn_version()
+    const char *rnn_last_error()
+    int rnn_isa_count()
+    const char *rnn_isa_name(int index, int *supported)
+    int rnn_default_threads()
+    int rnn_has_openmp()
+
+    ctypedef struct rnn_engine:
+        pass
+    ctypedef void (*rnn_blas_gemm)(char *, char *, int *, int *, int *, void *, void *, int *,
+                                   void *, int *, void *, void *, int *) noexcept nogil
+    ctypedef struct rnn_engine_options:
+        size_t size
+        const char *isa
+        rnn_gemm gemm
+        rnn_blas_gemm sgemm
+        rnn_blas_gemm dgemm
+    rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **engine)
+    void rnn_engine_free(rnn_engine *engine)
+    const char *rnn_engine_isa(const rnn_engine *engine)
+    const char *rnn_engine_bit_class(const rnn_engine *engine)
+
+    ctypedef struct rnn_layer_options:
+        size_t size
+        rnn_cell cell
+        rnn_dtype dtype
+        size_t input
+        size_t hidden
+        int directions
+        int threads
+    ctypedef struct rnn_weights:
+        const void *w_ih
+        const void *w_hh
+        const void *b_ih
+        const void *b_hh
+    ctypedef struct rnn_gradients:
+        void *w_ih
+        void *w_hh
+        void *b_ih
+        void *b_hh
+    ctypedef struct rnn_sequence:
+        void *data
+        ptrdiff_t step_stride
+        ptrdiff_t row_stride
+    ctypedef struct rnn_layer_io:
+        size_t steps
+        size_t rows
+        const int64_t *lengths
+        rnn_sequence x
+        rnn_sequence y
+        const void *h0
+        const void *c0
+        void *hn
+        void *cn
+    ctypedef struct rnn_tape:
+        pass
+    rnn_status rnn_layer_forward(const rnn_engine *engine, const rnn_layer_options *options,
+                                 const rnn_weights *weights, const rnn_layer_io *io,
+                                 rnn_tape **tape)
+    ctypedef struct rnn_layer_grad:
+        rnn_sequence dy
+        const void *dhn
+        const void *dcn
+        rnn_sequence dx
+        void *dh0
+        void *dc0
+        rnn_gradients *gradients
+        int threads
+    rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad)
+    void rnn_tape_free(rnn_tape *tape)
