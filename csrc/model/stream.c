@@ -30,7 +30,7 @@ struct rnn_stream {
 /* What the threads of one layer's step share. */
 struct step_task {
     const rnn_stream *stream;
-    const struct stage *stage = NULL;
+    const struct stage *stage;
     const void *x;
     size_t ldx;
 };
