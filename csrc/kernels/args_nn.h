@@ -1,4 +1,4 @@
-/* args_nn.h - the argument structs of the kernels that know no time; `void` stands for the real type.
+/* args_nn.h - the argument structs of kernels that know no time; `void` stands for the real type.
  * SPDX-License-Identifier: Apache-2.0
  *
  * `n` elements, or `rows` rows of `width` elements, ld_ apart. An output may be one of the inputs
@@ -47,7 +47,7 @@ struct rnn_softmax_backward {
     void *dx;           /* [rows][width] */
 };
 
-/* losses[r] = log sum over v of exp(x[r][v]) - x[r][target[r]], dx = softmax(x) - onehot(target). */
+/* losses[r] = log sum over v of exp(x[r][v]) - x[r][target[r]], dx = softmax(x) - onehot(target) */
 struct rnn_cross_entropy {
     size_t rows, width;
     const void *x;         /* [rows][width] */
@@ -78,8 +78,8 @@ struct rnn_norm_backward {
     void *dx;                /* [rows][width] */
 };
 
-/* dweight[j] += sum over r of dy[r][j] (x[r][j] - mean[r]) rstd[r], dbias[j] += sum of dy[r][j], rows
- * ascending, for the columns [begin, end). */
+/* dweight[j] += sum over r of dy[r][j] (x[r][j] - mean[r]) rstd[r], dbias[j] += sum of dy[r][j],
+ * rows ascending, for the columns [begin, end). */
 struct rnn_norm_gradient {
     size_t rows, width, begin, end;
     const void *dy, *x;
