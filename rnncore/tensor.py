@@ -153,7 +153,7 @@ class Tensor:
         for node in reversed(order):
             grads = node.backward(*node.grads)
             for parent, grad in zip(node.parents, grads, strict=True):
-                if grad is not None:
+                if parent is not None and grad is not None:
                     parent._receive(grad)
             _free(node)
 

@@ -54,6 +54,15 @@ typedef enum rnn_cell {
     RNN_CELL_COUNT = 5
 } rnn_cell;
 
+/* Elementwise functions. */
+typedef enum rnn_map {
+    RNN_MAP_EXP = 0,
+    RNN_MAP_TANH = 1,
+    RNN_MAP_SIGMOID = 2,
+    RNN_MAP_RELU = 3,
+    RNN_MAP_COUNT = 4
+} rnn_map;
+
 /* Version of the library, e.g. "0.1.0". */
 RNN_API const char *rnn_version(void);
 
