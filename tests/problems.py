@@ -120,9 +120,9 @@ def weights_of(problem, arrays):
     return {name: arrays[name] for name in weight_shapes(problem)}
 
 
-def solve(problem, arrays, *, gradients=True):
-    """What rnncore answers: y, h_n, c_n and the gradients of x, states and parameters."""
-    from rnncore import Tensor, nn
+def module_of(problem):
+    """The rnncore module a problem is about, with weights of its own."""
+    from rnncore import nn
 
     options = {
         "num_layers": problem.num_layers,
@@ -133,12 +133,19 @@ def solve(problem, arrays, *, gradients=True):
     }
     sizes = problem.input_size, problem.hidden_size
     if problem.cell == "lstm":
-        module = nn.LSTM(*sizes, **options)
-    elif problem.cell.startswith("gru"):
-        reset = "before" if problem.cell == "gru_before" else "after"
-        module = nn.GRU(*sizes, reset=reset, **options)
-    else:
-        module = nn.RNN(*sizes, nonlinearity=problem.cell.removeprefix("rnn_"), **options)
+        return nn.LSTM(*sizes, **options)
+    if problem.cell == "gru_before":
+        return nn.GRU(*sizes, reset="before", **options)
+    if problem.cell == "gru":
+        return nn.GRU(*sizes, **options)
+    return nn.RNN(*sizes, nonlinearity=problem.cell.removeprefix("rnn_"), **options)
+
+
+def solve(problem, arrays, *, gradients=True):
+    """What rnncore answers: y, h_n, c_n and the gradients of x, states and parameters."""
+    from rnncore import Tensor
+
+    module = module_of(problem)
     module.load_state_dict(weights_of(problem, arrays))
     initial = [name for name, _, _ in problem.states]
     given = {n: Tensor(arrays[n], requires_grad=gradients) for n in ("x", *initial)}
