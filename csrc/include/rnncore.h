@@ -175,6 +175,75 @@ RNN_API rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad
 RNN_API void rnn_tape_free(rnn_tape *tape);
 
 
+/* ---- sessions: frozen, packed models for inference ---------------------------------------- */
+
+/* A model ready to run: layers in order, weights copied and packed. Built by one thread, then
+ * immutable and shared by any number. Rows of a batch never touch each other. */
+typedef struct rnn_session rnn_session;
+
+/* Start a model whose input has `input` features; `tokens` not 0: its input is integers and the
+ * first layer added must be an embedding. */
+RNN_API rnn_status rnn_session_create(const rnn_engine *engine, rnn_dtype dtype, size_t input,
+                                      int tokens, rnn_session **session);
+RNN_API void rnn_session_free(rnn_session *session);
+
+/* Add a layer; its input is the output of the layer before. */
+RNN_API rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t hidden,
+                                             int directions, const rnn_weights *weights /* [D] */);
+RNN_API rnn_status rnn_session_add_linear(rnn_session *session, size_t outputs,
+                                          const void *weight /* [O,I] */,
+                                          const void *bias /* [O] or NULL */);
+RNN_API rnn_status rnn_session_add_embedding(rnn_session *session, size_t count, size_t features,
+                                             const void *weight /* [count,features] */);
+RNN_API rnn_status rnn_session_add_layer_norm(rnn_session *session, double eps,
+                                              const void *weight /* [I] or NULL */,
+                                              const void *bias /* [I] or NULL */);
+RNN_API rnn_status rnn_session_add_map(rnn_session *session, rnn_map map);
+
+/* Features of the output, and recurrent layers (each has its own states). */
+RNN_API size_t rnn_session_outputs(const rnn_session *session);
+RNN_API size_t rnn_session_recurrents(const rnn_session *session);
+
+/* Units, directions and whether there is a cell state, of recurrent layer k. */
+RNN_API rnn_status rnn_session_recurrent_shape(const rnn_session *session, size_t k, size_t *hidden,
+                                               int *directions, int *has_c);
+
+typedef struct rnn_session_io {
+    size_t steps;                 /* T */
+    size_t rows;                  /* B */
+    const int64_t *lengths;       /* [B], 0..T each, any order; NULL: all T */
+    rnn_sequence x;               /* [T,B,I], or int64_t [T,B,1] for tokens; read */
+    rnn_sequence y;               /* [T,B,O], written */
+    const void *const *h0, *const *c0; /* one [D,B,H] a recurrent layer; NULL, or an entry NULL: zeros */
+    void *const *hn, *const *cn;  /* the same, written; NULL, or an entry NULL: not wanted */
+    int threads;
+} rnn_session_io;
+
+/* Run whole sequences. A recurrent layer's output is 0 beyond a row's length. */
+RNN_API rnn_status rnn_session_run(const rnn_session *session, const rnn_session_io *io);
+
+/* ---- streams: one step at a time ------------------------------------------------------------ */
+
+/* The states of B rows that advance together, and every buffer a step needs. The session must
+ * outlive it; any number of streams may share one. */
+typedef struct rnn_stream rnn_stream;
+
+/* RNN_ERR_UNSUPPORTED for a session with a bidirectional layer. States start from zeros. */
+RNN_API rnn_status rnn_stream_create(const rnn_session *session, size_t rows, int threads,
+                                     rnn_stream **stream);
+RNN_API void rnn_stream_free(rnn_stream *stream);
+
+/* Advance by one step: x [B,I] (or int64_t [B] for tokens), read; y [B,O], written. Allocates
+ * nothing. On an error (a token out of range) the states are as before. */
+RNN_API rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y);
+
+/* Zero the states. */
+RNN_API void rnn_stream_reset(rnn_stream *stream);
+
+/* Copy the states of recurrent layer k out or in: h, c [B,H]; NULL: not this one. */
+RNN_API rnn_status rnn_stream_get_state(const rnn_stream *stream, size_t k, void *h, void *c);
+RNN_API rnn_status rnn_stream_set_state(rnn_stream *stream, size_t k, const void *h, const void *c);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,202 @@
+/* layers.c - build a session layer by layer, and apply the layers that know no time.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "model/layers.h"
+
+#include <string.h>
+
+#include "core/memory.h"
+#include "core/status.h"
+#include "kernels/args_nn.h"
+#include "sequence/layer.h"
+
+rnn_status rnn_session_create(const rnn_engine *engine, rnn_dtype dtype, size_t input, int tokens,
+                              rnn_session **session) {
+    void *memory;
+    if (!session) return rnn_fail(RNN_ERR_ARGUMENT, "session is NULL, expected where to store it");
+    *session = NULL;
+    if (!engine) return rnn_fail(RNN_ERR_ARGUMENT, "engine is NULL");
+    if (dtype != RNN_FLOAT32 && dtype != RNN_FLOAT64)
+        return rnn_fail(RNN_ERR_ARGUMENT, "dtype is %d, expected float32 or float64 (0, 1)",
+                        (int)dtype);
+    RNN_TRY(rnn_alloc_zero(&memory, 1, sizeof(rnn_session)));
+    *session = memory;
+    **session = (rnn_session){.engine = engine,
+                              .dtype = dtype,
+                              .real_size = rnn_kernels_of(engine, dtype)->real_size,
+                              .inputs = tokens ? 1 : input,
+                              .tokens = tokens != 0};
+    return RNN_OK;
+}
+
+void rnn_layer_free(struct rnn_layer *layer) {
+    for (int k = 0; k < layer->directions; k++) rnn_direction_free(&layer->direction[k]);
+    rnn_matrix_free(&layer->matrix);
+    rnn_release(layer->weight);
+    rnn_release(layer->bias);
+}
+
+void rnn_session_free(rnn_session *session) {
+    if (!session) return;
+    for (size_t i = 0; i < session->count; i++) rnn_layer_free(&session->layers[i]);
+    rnn_release(session->layers);
+    rnn_release(session);
+}
+
+/* Room for one more layer, zeroed, its inputs set; it counts only once rnn_session.count does. */
+static rnn_status next_layer(rnn_session *session, enum rnn_layer_kind kind,
+                             struct rnn_layer **layer) {
+    if (!session) return rnn_fail(RNN_ERR_ARGUMENT, "session is NULL");
+    if (session->tokens != (kind == RNN_LAYER_EMBEDDING) && session->count == 0)
+        return rnn_fail(RNN_ERR_ARGUMENT, session->tokens
+                                              ? "the first layer of a session of tokens is not an "
+                                                "embedding"
+                                              : "an embedding needs a session of tokens");
+    if (kind == RNN_LAYER_EMBEDDING && session->count > 0)
+        return rnn_fail(RNN_ERR_UNSUPPORTED, "an embedding can only be the first layer");
+    if (session->count == session->capacity) {
+        const size_t capacity = session->capacity ? 2 * session->capacity : 4;
+        void *memory;
+        RNN_TRY(rnn_alloc_zero(&memory, capacity, sizeof(struct rnn_layer)));
+        if (session->count)
+            memcpy(memory, session->layers, session->count * sizeof(struct rnn_layer));
+        rnn_release(session->layers);
+        session->layers = memory;
+        session->capacity = capacity;
+    }
+    *layer = &session->layers[session->count];
+    memset(*layer, 0, sizeof **layer);
+    (*layer)->kind = kind;
+    (*layer)->inputs = session->count ? rnn_session_last(session)->outputs : session->inputs;
+    (*layer)->outputs = (*layer)->inputs;
+    return RNN_OK;
+}
+
+/* Count a finished layer, or free a failed one. */
+static rnn_status finish_layer(rnn_session *session, struct rnn_layer *layer, rnn_status status) {
+    if (status == RNN_OK)
+        session->count++;
+    else
+        rnn_layer_free(layer);
+    return status;
+}
+
+static rnn_status copy_vector(void **copy, const void *vector, size_t count, size_t real_size) {
+    if (!vector) return RNN_OK;
+    RNN_TRY(rnn_alloc(copy, count, real_size));
+    memcpy(*copy, vector, count * real_size);
+    return RNN_OK;
+}
+
+rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t hidden,
+                                     int directions, const rnn_weights *weights) {
+    struct rnn_layer *layer;
+    RNN_TRY(next_layer(session, RNN_LAYER_RECURRENT, &layer));
+    RNN_TRY(rnn_check_cell(cell, session->dtype, hidden, directions));
+    for (int k = 0; k < directions; k++) {
+        rnn_status status = rnn_check_weights(weights ? &weights[k] : NULL, layer->inputs);
+        if (status == RNN_OK)
+            status = rnn_direction_create(&layer->direction[k], session->engine, cell,
+                                          session->dtype, layer->inputs, hidden, &weights[k], 0);
+        if (status != RNN_OK) return finish_layer(session, layer, status);
+        layer->directions = k + 1;
+    }
+    layer->outputs = hidden * (size_t)directions;
+    return finish_layer(session, layer, RNN_OK);
+}
+
+rnn_status rnn_session_add_linear(rnn_session *session, size_t outputs, const void *weight,
+                                  const void *bias) {
+    struct rnn_layer *layer;
+    RNN_TRY(next_layer(session, RNN_LAYER_LINEAR, &layer));
+    if (outputs == 0) return rnn_fail(RNN_ERR_ARGUMENT, "outputs is 0, expected at least 1");
+    if (!weight) return rnn_fail(RNN_ERR_ARGUMENT, "weight is NULL");
+    const struct rnn_gates gates = {.units = outputs, .count = 1};
+    layer->outputs = outputs;
+    rnn_status status = rnn_matrix_pack(&layer->matrix, session->engine, session->dtype, &gates,
+                                        weight, layer->inputs, layer->inputs,
+                                        rnn_use_blas(session->engine, session->dtype));
+    if (status == RNN_OK) status = copy_vector(&layer->bias, bias, outputs, session->real_size);
+    return finish_layer(session, layer, status);
+}
+
+rnn_status rnn_session_add_embedding(rnn_session *session, size_t count, size_t features,
+                                     const void *weight) {
+    struct rnn_layer *layer;
+    size_t size;
+    RNN_TRY(next_layer(session, RNN_LAYER_EMBEDDING, &layer));
+    if (count == 0 || features == 0)
+        return rnn_fail(RNN_ERR_ARGUMENT, "the table is %zu x %zu, expected at least 1 x 1", count,
+                        features);
+    if (!weight) return rnn_fail(RNN_ERR_ARGUMENT, "weight is NULL");
+    if (__builtin_mul_overflow(count, features, &size))
+        return rnn_fail(RNN_ERR_MEMORY, "a table of %zu x %zu is too large", count, features);
+    layer->count = count;
+    layer->outputs = features;
+    return finish_layer(session, layer,
+                        copy_vector(&layer->weight, weight, size, session->real_size));
+}
+
+rnn_status rnn_session_add_layer_norm(rnn_session *session, double eps, const void *weight,
+                                      const void *bias) {
+    struct rnn_layer *layer;
+    RNN_TRY(next_layer(session, RNN_LAYER_NORM, &layer));
+    layer->eps = eps;
+    rnn_status status = copy_vector(&layer->weight, weight, layer->inputs, session->real_size);
+    if (status == RNN_OK)
+        status = copy_vector(&layer->bias, bias, layer->inputs, session->real_size);
+    return finish_layer(session, layer, status);
+}
+
+rnn_status rnn_session_add_map(rnn_session *session, rnn_map map) {
+    struct rnn_layer *layer;
+    RNN_TRY(next_layer(session, RNN_LAYER_MAP, &layer));
+    if ((unsigned)map >= RNN_MAP_COUNT)
+        return rnn_fail(RNN_ERR_ARGUMENT, "map is %d, expected 0 to %d", (int)map,
+                        RNN_MAP_COUNT - 1);
+    layer->map = map;
+    return finish_layer(session, layer, RNN_OK);
+}
+
+size_t rnn_session_outputs(const rnn_session *session) {
+    const struct rnn_layer *last = rnn_session_last(session);
+    return last ? last->outputs : session->inputs;
+}
+
+const struct rnn_layer *rnn_session_recurrent(const rnn_session *session, size_t k) {
+    for (size_t i = 0; i < session->count; i++)
+        if (session->layers[i].kind == RNN_LAYER_RECURRENT && k-- == 0) return &session->layers[i];
+    return NULL;
+}
+
+size_t rnn_session_recurrents(const rnn_session *session) {
+    size_t k = 0;
+    while (rnn_session_recurrent(session, k)) k++;
+    return k;
+}
+
+rnn_status rnn_session_recurrent_shape(const rnn_session *session, size_t k, size_t *hidden,
+                                       int *directions, int *has_c) {
+    const struct rnn_layer *layer = rnn_session_recurrent(session, k);
+    if (!layer)
+        return rnn_fail(RNN_ERR_ARGUMENT, "k is %zu, expected less than %zu recurrent layers", k,
+                        rnn_session_recurrents(session));
+    *hidden = layer->direction[0].hidden;
+    *directions = layer->directions;
+    *has_c = layer->direction[0].cell->has_c;
+    return RNN_OK;
+}
+
+rnn_status rnn_session_check_tokens(const rnn_session *session, const int64_t *tokens,
+                                    ptrdiff_t step_stride, ptrdiff_t row_stride, size_t steps,
+                                    size_t rows) {
+    const size_t count = session->layers[0].count;
+    for (size_t t = 0; t < steps; t++)
+        for (size_t b = 0; b < rows; b++) {
+            const int64_t token = tokens[(ptrdiff_t)t * step_stride + (ptrdiff_t)b * row_stride];
+            if (token < 0 || (uint64_t)token >= count)
+                return rnn_fail(RNN_ERR_ARGUMENT,
+                                "x holds token %lld at step %zu, row %zu, expected 0 to %zu",
+                                (long long)token, t, b, count - 1);
+        }
+    return RNN_OK;
+}

@@ -1,0 +1,263 @@
+/* stream.c - a session one step at a time: states and every buffer made at creation.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "core/fpenv.h"
+#include "core/memory.h"
+#include "core/status.h"
+#include "model/layers.h"
+#include "sequence/plan.h"
+
+/* One layer's part of a stream. */
+struct stage {
+    const struct rnn_layer *layer;
+    int threads;
+    size_t ld;                 /* of its output rows */
+    char *out;                 /* [B][ld]; recurrent layers: the current one of h */
+    char *h[2];                /* [B][padded] before and after, exchanged by a step */
+    char *c;                   /* [B][padded] */
+    char *gates[RNN_PHASES_MAX]; /* [B][width]: cells of two phases and the BLAS route */
+    char *reset_h;             /* [B][padded] */
+};
+
+struct rnn_stream {
+    const rnn_session *session;
+    size_t rows, count;
+    rnn_arena arena;
+    struct stage stages[];
+};
+
+/* What the threads of one layer's step share. */
+struct step_task {
+    const rnn_stream *stream;
+    const struct stage *stage;
+    const void *x;
+    size_t ldx;
+};
+
+/* Cells of one phase on the packed route do product and arithmetic in one kernel. */
+static int is_fused(const struct rnn_direction *d) { return d->cell->phases == 1 && !d->blas; }
+
+static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_size, int take,
+                               rnn_arena *arena, size_t *bytes) {
+    const struct rnn_layer *layer = stage->layer;
+    const struct rnn_direction *d = &layer->direction[0];
+#define PIECE(target, each)                                            \
+    do {                                                               \
+        if (take)                                                      \
+            target = rnn_arena_take(arena, rows, (each)*real_size);    \
+        else                                                           \
+            RNN_TRY(rnn_size_add(bytes, rows, (each)*real_size));      \
+    } while (0)
+    if (layer->kind != RNN_LAYER_RECURRENT) {
+        stage->ld = layer->outputs;
+        PIECE(stage->out, layer->outputs);
+        return RNN_OK;
+    }
+    stage->ld = d->padded;
+    for (int i = 0; i < 2; i++) PIECE(stage->h[i], d->padded);
+    PIECE(stage->c, d->padded);
+    if (is_fused(d)) return RNN_OK;
+    for (size_t p = 0; p < d->cell->phases; p++) PIECE(stage->gates[p], d->phase[p].width);
+    PIECE(stage->reset_h, d->padded);
+#undef PIECE
+    return RNN_OK;
+}
+
+static rnn_status fill_stream(rnn_stream *stream, int threads) {
+    const rnn_session *session = stream->session;
+    size_t bytes = 0;
+    for (size_t i = 0; i < stream->count; i++) {
+        struct stage *stage = &stream->stages[i];
+        stage->layer = &session->layers[i];
+        stage->threads = stage->layer->kind == RNN_LAYER_RECURRENT
+                             ? rnn_plan_step_threads(&stage->layer->direction[0], stream->rows,
+                                                     threads)
+                             : 1;
+        RNN_TRY(stage_pieces(stage, stream->rows, session->real_size, 0, NULL, &bytes));
+    }
+    RNN_TRY(rnn_arena_create(&stream->arena, bytes));
+    memset(stream->arena.base, 0, bytes);
+    for (size_t i = 0; i < stream->count; i++)
+        RNN_TRY(stage_pieces(&stream->stages[i], stream->rows, session->real_size, 1,
+                             &stream->arena, NULL));
+    return RNN_OK;
+}
+
+rnn_status rnn_stream_create(const rnn_session *session, size_t rows, int threads,
+                             rnn_stream **stream) {
+    void *memory;
+    if (!stream) return rnn_fail(RNN_ERR_ARGUMENT, "stream is NULL, expected where to store it");
+    *stream = NULL;
+    if (!session) return rnn_fail(RNN_ERR_ARGUMENT, "session is NULL");
+    if (threads < 1)
+        return rnn_fail(RNN_ERR_ARGUMENT, "threads is %d, expected at least 1", threads);
+    for (size_t i = 0; i < session->count; i++)
+        if (session->layers[i].directions > 1)
+            return rnn_fail(RNN_ERR_UNSUPPORTED,
+                            "a bidirectional layer needs whole sequences: it cannot be streamed");
+    RNN_TRY(rnn_alloc_zero(&memory, 1,
+                           sizeof(rnn_stream) + session->count * sizeof(struct stage)));
+    rnn_stream *made = memory;
+    made->session = session;
+    made->rows = rows;
+    made->count = session->count;
+    const rnn_status status = fill_stream(made, threads);
+    if (status == RNN_OK)
+        *stream = made;
+    else
+        rnn_stream_free(made);
+    return status;
+}
+
+void rnn_stream_free(rnn_stream *stream) {
+    if (!stream) return;
+    rnn_arena_free(&stream->arena);
+    rnn_release(stream);
+}
+
+static void step_phase(const struct step_task *task, size_t p, rnn_team *team, int rank) {
+    const struct stage *stage = task->stage;
+    const struct rnn_direction *d = &stage->layer->direction[0];
+    const struct rnn_phase_weights *phase = &d->phase[p];
+    const int last = p + 1 == d->cell->phases;
+    struct rnn_step step = {
+        .rows = task->stream->rows,
+        .hidden = d->hidden,
+        .gates = stage->gates[p],
+        .ld_gates = phase->width,
+        .bias = phase->bias,
+        .x = task->x,
+        .ldx = task->ldx,
+        .w_ih = phase->w_ih.panels,
+        .a = p == 0 ? stage->h[0] : stage->reset_h,
+        .ld_a = d->padded,
+        .w_hh = phase->w_hh.panels,
+        .h = stage->h[0],
+        .ld_h = d->padded,
+        .c = stage->c,
+        .ld_c = d->padded,
+        .h_out = last ? stage->h[1] : stage->reset_h,
+        .ld_h_out = d->padded,
+        .c_out = stage->c,
+        .ld_c_out = d->padded,
+        .first = stage->gates[0],
+        .ld_first = d->phase[0].width,
+    };
+    rnn_team_share(phase->panels, 1, rank, team->size, &step.begin, &step.end);
+    if (d->blas) {
+        rnn_matrix_multiply(&phase->w_hh,
+                            &(struct rnn_operands){.rows = step.rows,
+                                                   .x = step.a,
+                                                   .ldx = step.ld_a,
+                                                   .start = step.gates,
+                                                   .ld_start = step.ld_gates,
+                                                   .y = step.gates,
+                                                   .ldy = step.ld_gates,
+                                                   .width = phase->width},
+                            rank, team->size);
+        step.w_hh.data = NULL;
+    }
+    d->kernels->step[d->cell->phase[p]](&step);
+}
+
+static void recurrent_task(rnn_team *team, int rank, void *context) {
+    const struct step_task *task = context;
+    const struct rnn_direction *d = &task->stage->layer->direction[0];
+    for (size_t p = 0; p < d->cell->phases && !is_fused(d); p++)
+        rnn_matrix_multiply(&d->phase[p].w_ih,
+                            &(struct rnn_operands){.rows = task->stream->rows,
+                                                   .x = task->x,
+                                                   .ldx = task->ldx,
+                                                   .start = d->phase[p].bias,
+                                                   .y = task->stage->gates[p],
+                                                   .ldy = d->phase[p].width,
+                                                   .span = d->phase[p].span,
+                                                   .width = d->phase[p].width},
+                            rank, team->size);
+    for (size_t p = 0; p < d->cell->phases; p++) {
+        if (!is_fused(d)) rnn_team_wait(team);
+        step_phase(task, p, team, rank);
+    }
+}
+
+/* One thread needs no team: the kernel is called straight away. */
+static void step_recurrent(const rnn_stream *stream, struct stage *stage, const void *x,
+                           size_t ldx) {
+    struct step_task task = {stream, stage, x, ldx};
+    if (stage->threads == 1)
+        recurrent_task(&(rnn_team){.size = 1}, 0, &task);
+    else
+        rnn_team_run(stage->threads, recurrent_task, &task);
+    char *before = stage->h[0];
+    stage->h[0] = stage->out = stage->h[1];
+    stage->h[1] = before;
+}
+
+rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {
+    const rnn_session *session = stream->session;
+    const size_t real_size = session->real_size, outputs = rnn_session_outputs(session);
+    size_t ld = session->inputs;
+    if (stream->rows == 0) return RNN_OK;
+    if (!x || !y) return rnn_fail(RNN_ERR_ARGUMENT, "%s is NULL", x ? "y" : "x");
+    if (session->tokens) RNN_TRY(rnn_session_check_tokens(session, x, 0, 1, 1, stream->rows));
+    const rnn_fpenv saved = rnn_flush_subnormals();
+    for (size_t i = 0; i < stream->count; i++) {
+        struct stage *stage = &stream->stages[i];
+        if (stage->layer->kind == RNN_LAYER_RECURRENT)
+            step_recurrent(stream, stage, x, ld);
+        else
+            rnn_layer_apply(stage->layer, session, stream->rows, x, ld, stage->out, stage->ld, 0,
+                            1);
+        x = stage->out;
+        ld = stage->ld;
+    }
+    rnn_restore_fpenv(saved);
+    for (size_t b = 0; b < stream->rows; b++)
+        memcpy((char *)y + b * outputs * real_size, (const char *)x + b * ld * real_size,
+               outputs * real_size);
+    return RNN_OK;
+}
+
+void rnn_stream_reset(rnn_stream *stream) {
+    for (size_t i = 0; i < stream->count; i++) {
+        struct stage *stage = &stream->stages[i];
+        if (stage->layer->kind != RNN_LAYER_RECURRENT) continue;
+        memset(stage->h[0], 0, stream->rows * stage->ld * stream->session->real_size);
+        memset(stage->c, 0, stream->rows * stage->ld * stream->session->real_size);
+    }
+}
+
+/* The part of recurrent layer k, or an error. */
+static rnn_status find_stage(const rnn_stream *stream, size_t k, const struct stage **stage) {
+    size_t seen = 0;
+    for (size_t i = 0; i < stream->count; i++) {
+        *stage = &stream->stages[i];
+        if ((*stage)->layer->kind == RNN_LAYER_RECURRENT && seen++ == k) return RNN_OK;
+    }
+    return rnn_fail(RNN_ERR_ARGUMENT, "k is %zu, expected less than %zu recurrent layers", k, seen);
+}
+
+static void copy_rows(void *to, size_t ld_to, const void *from, size_t ld_from, size_t rows,
+                      size_t width) {
+    for (size_t b = 0; to && from && b < rows; b++)
+        memcpy((char *)to + b * ld_to, (const char *)from + b * ld_from, width);
+}
+
+rnn_status rnn_stream_get_state(const rnn_stream *stream, size_t k, void *h, void *c) {
+    const struct stage *stage;
+    RNN_TRY(find_stage(stream, k, &stage));
+    const size_t size = stream->session->real_size, width = stage->layer->outputs * size;
+    copy_rows(h, width, stage->h[0], stage->ld * size, stream->rows, width);
+    copy_rows(c, width, stage->c, stage->ld * size, stream->rows, width);
+    return RNN_OK;
+}
+
+rnn_status rnn_stream_set_state(rnn_stream *stream, size_t k, const void *h, const void *c) {
+    const struct stage *stage;
+    RNN_TRY(find_stage(stream, k, &stage));
+    const size_t size = stream->session->real_size, width = stage->layer->outputs * size;
+    copy_rows(stage->h[0], stage->ld * size, h, width, stream->rows, width);
+    copy_rows(stage->c, stage->ld * size, c, width, stream->rows, width);
+    return RNN_OK;
+}

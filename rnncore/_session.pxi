@@ -1,0 +1,331 @@
+# _session.pxi - frozen models: whole sequences, and streams of single steps.
+# SPDX-License-Identifier: Apache-2.0
+
+from libc.stdlib cimport calloc, free
+
+MAPS = {"exp": RNN_MAP_EXP, "tanh": RNN_MAP_TANH, "sigmoid": RNN_MAP_SIGMOID, "relu": RNN_MAP_RELU}
+
+
+cdef class Session:
+    """A model frozen for inference: weights copied and packed, immutable, shared by threads.
+
+    Parameters
+    ----------
+    engine : Engine
+    dtype : {"float32", "float64"}
+    layers : list of dict
+        In order: ``{"kind": "recurrent", "cell", "weights"}`` (weights: for each layer, for each
+        direction (w_ih, w_hh, b_ih | None, b_hh | None)), ``{"kind": "linear", "weight", "bias"}``,
+        ``{"kind": "embedding", "weight"}``, ``{"kind": "layer_norm", "weight", "bias", "eps"}``,
+        ``{"kind": "map", "name"}``.
+    inputs : int
+        Features of the input; ignored when the first layer is an embedding.
+    batch_first : bool
+        Layout of x and y.
+    """
+
+    cdef rnn_session *handle
+    cdef Engine engine
+    cdef int number
+    cdef readonly bint tokens, batch_first
+    cdef readonly Py_ssize_t inputs, outputs
+    cdef readonly list states
+    """(num_layers, num_directions, hidden_size, has_c) of each recurrent module."""
+
+    def __cinit__(self, Engine engine not None, dtype, list layers not None, *,
+                  Py_ssize_t inputs=0, bint batch_first=False):
+        self.engine = engine
+        self.number = cnp.NPY_FLOAT32 if np.dtype(dtype) == np.float32 else cnp.NPY_FLOAT64
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise TypeError(f"dtype is {dtype}, expected float32 or float64")
+        if not layers:
+            raise ValueError("layers is empty, expected at least one layer")
+        if inputs < 0:
+            raise ValueError(f"inputs is {inputs}, expected 0 or more")
+        self.tokens = layers[0]["kind"] == "embedding"
+        self.inputs = 1 if self.tokens else inputs
+        self.batch_first = batch_first
+        self.states = []
+        check(rnn_session_create(engine.handle, engine_dtype(self.number), self.inputs,
+                                 self.tokens, &self.handle))
+        for layer in layers:
+            self.add(layer)
+        self.outputs = rnn_session_outputs(self.handle)
+
+    def __dealloc__(self):
+        rnn_session_free(self.handle)
+
+    cdef int add(self, dict layer) except -1:
+        kind = layer["kind"]
+        if kind == "recurrent":
+            return self.add_recurrent(layer["cell"], layer["weights"])
+        if kind == "map":
+            return check(rnn_session_add_map(self.handle, MAPS[layer["name"]]))
+        weight, bias = layer.get("weight"), layer.get("bias")
+        width = rnn_session_outputs(self.handle)
+        if weight is not None:
+            weight = readable(weight, self.number, "weight")
+        if bias is not None:
+            bias = readable(bias, self.number, "bias")
+        if kind == "linear":
+            expect_shape(weight, (weight.shape[0], width), "weight", "(out_features, in_features)")
+            if bias is not None:
+                expect_shape(bias, (weight.shape[0],), "bias", "(out_features,)")
+            return check(rnn_session_add_linear(self.handle, weight.shape[0], data(weight),
+                                                data(bias)))
+        if kind == "embedding":
+            expect_shape(weight, (weight.shape[0], weight.shape[1]), "weight",
+                         "(num_embeddings, embedding_dim)")
+            return check(rnn_session_add_embedding(self.handle, weight.shape[0], weight.shape[1],
+                                                   data(weight)))
+        if kind == "layer_norm":
+            for array, name in ((weight, "weight"), (bias, "bias")):
+                if array is not None:
+                    expect_shape(array, (width,), name, "(normalized_shape,)")
+            return check(rnn_session_add_layer_norm(self.handle, layer["eps"], data(weight),
+                                                    data(bias)))
+        raise ValueError(f"layer kind is {kind!r}, expected recurrent, linear, embedding, "
+                         f"layer_norm or map")
+
+    cdef int add_recurrent(self, str cell, weights) except -1:
+        cdef rnn_weights pointers[2]
+        if cell not in CELLS:
+            raise ValueError(f"cell is {cell!r}, expected one of {', '.join(CELLS)}")
+        for directions in weights:
+            memset(pointers, 0, sizeof(pointers))
+            hidden = directions[0][1].shape[1]
+            kept = layer_weights(directions, cell, self.number,
+                                 rnn_session_outputs(self.handle), hidden, pointers)
+            check(rnn_session_add_recurrent(self.handle, CELLS[cell], hidden, len(directions),
+                                            pointers))
+        self.states.append((len(weights), len(weights[0]), hidden, cell == "lstm"))
+        return 0
+
+    cdef cnp.ndarray input_array(self, x):
+        """x in C order as [T,B,I] or [B,T,I] reals, or [T,B] or [B,T] int64 tokens."""
+        axes = 2 if self.tokens else 3
+        if self.tokens:
+            x = token_array(x, "x")
+        else:
+            x = readable(x, self.number, "x")
+        order = "batch, steps" if self.batch_first else "steps, batch"
+        if x.ndim != axes or (not self.tokens and x.shape[2] != self.inputs):
+            expected = f"({order})" if self.tokens else f"({order}, {self.inputs})"
+            raise ValueError(f"x has shape {(<object>x).shape}, expected {expected}")
+        return x
+
+    def run(self, x, lengths=None, state=None, *, int threads=1):
+        """Run whole sequences.
+
+        Returns
+        -------
+        y : array, shape (T, B, O) or (B, T, O)
+        state : list of (h, c | None), one a recurrent module, each (L * D, B, H)
+        """
+        cdef rnn_session_io io
+        cdef rnn_status status
+        cdef Pointers pointers = Pointers(rnn_session_recurrents(self.handle))
+        memset(&io, 0, sizeof(io))
+        expect_threads(threads)
+        x = self.input_array(x)
+        steps, rows = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
+        dtype = dtype_name(self.number)
+        y = np.empty((x.shape[0], x.shape[1], self.outputs), dtype)
+        if lengths is not None:
+            lengths = lengths_array(lengths, rows)
+            io.lengths = <const int64_t *>data(lengths)
+        state = self.state_arrays(state, rows)
+        final = [(np.empty((layers * directions, rows, hidden), dtype),
+                  np.empty((layers * directions, rows, hidden), dtype) if has_c else None)
+                 for layers, directions, hidden, has_c in self.states]
+        pointers.fill(self.states, state, final)
+        io.steps = steps
+        io.rows = rows
+        io.x = sequence_of(x[:, :, None] if self.tokens else x, self.batch_first)
+        io.y = sequence_of(y, self.batch_first)
+        io.h0 = pointers.h0
+        io.c0 = pointers.c0
+        io.hn = pointers.hn
+        io.cn = pointers.cn
+        io.threads = threads
+        with nogil:
+            status = rnn_session_run(self.handle, &io)
+        check(status)
+        return y, final
+
+    cdef list state_arrays(self, state, Py_ssize_t rows):
+        """Checked [(h, c)] of each recurrent module; None for zeros."""
+        if state is None:
+            return [(None, None)] * len(self.states)
+        if len(state) != len(self.states):
+            raise ValueError(f"state has {len(state)} entries, expected one a recurrent module = "
+                             f"{len(self.states)}")
+        checked = []
+        for (h, c), (layers, directions, hidden, has_c) in zip(state, self.states):
+            shape = (layers * directions, rows, hidden)
+            formula = "(num_layers * num_directions, batch, hidden_size)"
+            if h is not None:
+                h = readable(h, self.number, "h_0")
+                expect_shape(h, shape, "h_0", formula)
+            if c is not None:
+                if not has_c:
+                    raise ValueError("c_0 is given, but this module has no cell state")
+                c = readable(c, self.number, "c_0")
+                expect_shape(c, shape, "c_0", formula)
+            checked.append((h, c))
+        return checked
+
+    def stream(self, Py_ssize_t batch=1, *, int threads=1):
+        """A stream of `batch` rows that advance together, states zero."""
+        return Stream(self, batch, threads)
+
+
+cdef class Pointers:
+    """Pointers to the states of each recurrent layer, four tables in one allocation."""
+
+    cdef const void **h0
+    cdef const void **c0
+    cdef void **hn
+    cdef void **cn
+
+    def __cinit__(self, size_t count):
+        cdef void **table = <void **>calloc(4 * count + 1, sizeof(void *))
+        if table == NULL:
+            raise MemoryError()
+        self.h0 = <const void **>table
+        self.c0 = <const void **>(table + count)
+        self.hn = table + 2 * count
+        self.cn = table + 3 * count
+
+    def __dealloc__(self):
+        free(<void *>self.h0)
+
+    cdef void fill(self, list shapes, list state, list final):
+        cdef size_t k = 0
+        for (layers, directions, _, _), (h, c), (h_out, c_out) in zip(shapes, state, final):
+            for layer in range(layers):
+                first = layer * directions
+                self.h0[k] = NULL if h is None else data(h[first:])
+                self.c0[k] = NULL if c is None else data(c[first:])
+                self.hn[k] = data(h_out[first:])
+                self.cn[k] = NULL if c_out is None else data(c_out[first:])
+                k += 1
+
+
+cdef class Stream:
+    """The states of a batch of sequences that advance one step at a time.
+
+    Made by ``Session.stream(batch)``. A stream belongs to one thread at a time; a session may have
+    any number of them.
+    """
+
+    cdef rnn_stream *handle
+    cdef Session session
+    cdef int number
+    cdef readonly Py_ssize_t batch
+    cdef Py_ssize_t inputs, outputs
+    cdef bint tokens
+    cdef object form
+
+    def __cinit__(self, Session session not None, Py_ssize_t batch=1, int threads=1, form=None):
+        if batch < 0:
+            raise ValueError(f"batch is {batch}, expected 0 or more")
+        expect_threads(threads)
+        self.session = session
+        self.batch = batch
+        self.number = session.number
+        self.tokens = session.tokens
+        self.inputs = session.inputs
+        self.outputs = session.outputs
+        self.form = form
+        check(rnn_stream_create(session.handle, batch, threads, &self.handle))
+
+    def __dealloc__(self):
+        rnn_stream_free(self.handle)
+
+    cdef cnp.ndarray input_array(self, x):
+        """x checked; converted only if it is not what the engine reads."""
+        cdef cnp.ndarray array
+        if self.tokens:
+            array = token_array(x, "x")
+            if array.ndim != 1 or array.shape[0] != self.batch:
+                raise ValueError(f"x has shape {(<object>array).shape}, expected (batch,) = "
+                                 f"({self.batch},)")
+            return array
+        array = readable(x, self.number, "x")
+        if array.ndim != 2 or array.shape[0] != self.batch or array.shape[1] != self.inputs:
+            raise ValueError(f"x has shape {(<object>array).shape}, expected (batch, input_size) = "
+                             f"({self.batch}, {self.inputs})")
+        return array
+
+    def step(self, x, out=None):
+        """Advance by one step.
+
+        Parameters
+        ----------
+        x : array, shape (batch, input_size), or integers (batch,) if the model begins with an
+            embedding
+        out : array, shape (batch, outputs), optional
+            Where to write the output; a new array otherwise.
+
+        Returns
+        -------
+        y : array, shape (batch, outputs)
+        """
+        cdef cnp.npy_intp shape[2]
+        cdef cnp.ndarray array, y
+        cdef rnn_status status
+        cdef rnn_stream *handle = self.handle
+        cdef void *source
+        cdef void *target
+        if (not self.tokens and type(x) is cnp.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.number
+                and (<cnp.ndarray>x).ndim == 2 and (<cnp.ndarray>x).shape[0] == self.batch
+                and (<cnp.ndarray>x).shape[1] == self.inputs
+                and cnp.PyArray_CHKFLAGS(<cnp.ndarray>x, cnp.NPY_ARRAY_CARRAY_RO)):
+            array = <cnp.ndarray>x
+        else:
+            array = self.input_array(x)
+        if out is None:
+            shape[0] = self.batch
+            shape[1] = self.outputs
+            y = cnp.PyArray_SimpleNew(2, shape, self.number)
+        else:
+            y = writable(out, self.number, "out")
+            expect_shape(y, (self.batch, self.outputs), "out", "(batch, outputs)")
+        source = cnp.PyArray_DATA(array)
+        target = cnp.PyArray_DATA(y)
+        with nogil:
+            status = rnn_stream_step(handle, source, target)
+        if status != RNN_OK:
+            check(status)
+        return y
+
+    def reset(self):
+        """Set all states to zeros."""
+        rnn_stream_reset(self.handle)
+
+    def get_state(self):
+        """Copies of the states: a list of (h, c | None) a recurrent module, h (L, batch, H)."""
+        cdef size_t k = 0
+        dtype = dtype_name(self.number)
+        states = []
+        for layers, _, hidden, has_c in self.session.states:
+            h = np.empty((layers, self.batch, hidden), dtype)
+            c = np.empty((layers, self.batch, hidden), dtype) if has_c else None
+            for layer in range(layers):
+                check(rnn_stream_get_state(self.handle, k, data(h[layer]),
+                                           NULL if c is None else data(c[layer])))
+                k += 1
+            states.append((h, c))
+        return states
+
+    def set_state(self, state):
+        """Set the states from such a list; None stands for zeros."""
+        cdef size_t k = 0
+        checked = self.session.state_arrays(state, self.batch)
+        self.reset()
+        for (h, c), (layers, _, _, _) in zip(checked, self.session.states):
+            for layer in range(layers):
+                check(rnn_stream_set_state(self.handle, k, NULL if h is None else data(h[layer]),
+                                           NULL if c is None else data(c[layer])))
+                k += 1
