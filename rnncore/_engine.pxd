@@ -96,3 +96,48 @@ cdef extern from "rnncore.h" nogil:
         int threads
     rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad)
     void rnn_tape_free(rnn_tape *tape)
+
+    ctypedef enum rnn_map:
+        RNN_MAP_EXP
+        RNN_MAP_TANH
+        RNN_MAP_SIGMOID
+        RNN_MAP_RELU
+
+    ctypedef struct rnn_session:
+        pass
+    rnn_status rnn_session_create(const rnn_engine *engine, rnn_dtype dtype, size_t input,
+                                  int tokens, rnn_session **session)
+    void rnn_session_free(rnn_session *session)
+    rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t hidden,
+                                         int directions, const rnn_weights *weights)
+    rnn_status rnn_session_add_linear(rnn_session *session, size_t outputs, const void *weight,
+                                      const void *bias)
+    rnn_status rnn_session_add_embedding(rnn_session *session, size_t count, size_t features,
+                                         const void *weight)
+    rnn_status rnn_session_add_layer_norm(rnn_session *session, double eps, const void *weight,
+                                          const void *bias)
+    rnn_status rnn_session_add_map(rnn_session *session, rnn_map map)
+    size_t rnn_session_outputs(const rnn_session *session)
+    size_t rnn_session_recurrents(const rnn_session *session)
+    ctypedef struct rnn_session_io:
+        size_t steps
+        size_t rows
+        const int64_t *lengths
+        rnn_sequence x
+        rnn_sequence y
+        const void **h0
+        const void **c0
+        void **hn
+        void **cn
+        int threads
+    rnn_status rnn_session_run(const rnn_session *session, const rnn_session_io *io)
+
+    ctypedef struct rnn_stream:
+        pass
+    rnn_status rnn_stream_create(const rnn_session *session, size_t rows, int threads,
+                                 rnn_stream **stream)
+    void rnn_stream_free(rnn_stream *stream)
+    rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y)
+    void rnn_stream_reset(rnn_stream *stream)
+    rnn_status rnn_stream_get_state(const rnn_stream *stream, size_t k, void *h, void *c)
+    rnn_status rnn_stream_set_state(rnn_stream *stream, size_t k, const void *h, const void *c)

@@ -157,6 +157,16 @@ cdef str dtype_name(int number):
     return "float32" if number == cnp.NPY_FLOAT32 else "float64"
 
 
+cdef cnp.ndarray token_array(array, str name):
+    """Integers as aligned C-ordered int64, converted only if no value changes."""
+    if not cnp.PyArray_Check(array):
+        array = np.asarray(array)
+    if cnp.PyArray_TYPE(<cnp.ndarray>array) != cnp.NPY_INT64:
+        if array.dtype.kind not in "iu" or not np.can_cast(array.dtype, np.int64, "safe"):
+            raise TypeError(f"{name} has dtype {array.dtype}, expected integers that fit int64")
+    return cnp.PyArray_FROMANY(array, cnp.NPY_INT64, 0, 0, cnp.NPY_ARRAY_CARRAY_RO)
+
+
 cdef rnn_dtype engine_dtype(int number) noexcept:
     return RNN_FLOAT32 if number == cnp.NPY_FLOAT32 else RNN_FLOAT64
 
@@ -190,3 +200,4 @@ cdef cnp.ndarray lengths_array(lengths, Py_ssize_t rows):
 
 
 include "_layer.pxi"
+include "_session.pxi"

@@ -1,5 +1,6 @@
 /* memory.c - aligned, overflow-checked allocation.
  * SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
 #include "core/memory.h"
 
 #include <stdint.h>
@@ -7,6 +8,14 @@
 #include <string.h>
 
 #include "core/status.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+/* From here on a block is aligned to huge pages and asks for them: a tape of some megabytes would
+ * otherwise cost thousands of page faults at every training step. */
+enum { HUGE_PAGE = 2 << 20 };
 
 static _Thread_local size_t allocations;
 static _Thread_local size_t fail_in;
@@ -33,10 +42,14 @@ rnn_status rnn_alloc(void **memory, size_t count, size_t size) {
     allocations++;
     if (fail_in > 0 && --fail_in == 0)
         return rnn_fail(RNN_ERR_MEMORY, "an allocation of %zu bytes was made to fail", bytes);
-    if (posix_memalign(memory, RNN_ALIGNMENT, bytes) != 0) {
+    const int huge = bytes >= 2 * (size_t)HUGE_PAGE;
+    if (posix_memalign(memory, huge ? HUGE_PAGE : RNN_ALIGNMENT, bytes) != 0) {
         *memory = NULL;
         return rnn_fail(RNN_ERR_MEMORY, "cannot allocate %zu bytes", bytes);
     }
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (huge) madvise(*memory, bytes & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
+#endif
     return RNN_OK;
 }
 

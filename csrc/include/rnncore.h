@@ -175,6 +175,16 @@ RNN_API rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad
 RNN_API void rnn_tape_free(rnn_tape *tape);
 
 
+/* ---- elementwise functions ------------------------------------------------------------------ */
+
+typedef enum rnn_map {
+    RNN_MAP_EXP = 0,
+    RNN_MAP_TANH = 1,
+    RNN_MAP_SIGMOID = 2,
+    RNN_MAP_RELU = 3,
+    RNN_MAP_COUNT = 4
+} rnn_map;
+
 /* ---- sessions: frozen, packed models for inference ---------------------------------------- */
 
 /* A model ready to run: layers in order, weights copied and packed. Built by one thread, then

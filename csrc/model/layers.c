@@ -6,7 +6,6 @@
 
 #include "core/memory.h"
 #include "core/status.h"
-#include "kernels/args_nn.h"
 #include "sequence/layer.h"
 
 rnn_status rnn_session_create(const rnn_engine *engine, rnn_dtype dtype, size_t input, int tokens,
@@ -89,7 +88,7 @@ static rnn_status copy_vector(void **copy, const void *vector, size_t count, siz
 
 rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t hidden,
                                      int directions, const rnn_weights *weights) {
-    struct rnn_layer *layer;
+    struct rnn_layer *layer = NULL;
     RNN_TRY(next_layer(session, RNN_LAYER_RECURRENT, &layer));
     RNN_TRY(rnn_check_cell(cell, session->dtype, hidden, directions));
     for (int k = 0; k < directions; k++) {
@@ -106,7 +105,7 @@ rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t
 
 rnn_status rnn_session_add_linear(rnn_session *session, size_t outputs, const void *weight,
                                   const void *bias) {
-    struct rnn_layer *layer;
+    struct rnn_layer *layer = NULL;
     RNN_TRY(next_layer(session, RNN_LAYER_LINEAR, &layer));
     if (outputs == 0) return rnn_fail(RNN_ERR_ARGUMENT, "outputs is 0, expected at least 1");
     if (!weight) return rnn_fail(RNN_ERR_ARGUMENT, "weight is NULL");
@@ -121,7 +120,7 @@ rnn_status rnn_session_add_linear(rnn_session *session, size_t outputs, const vo
 
 rnn_status rnn_session_add_embedding(rnn_session *session, size_t count, size_t features,
                                      const void *weight) {
-    struct rnn_layer *layer;
+    struct rnn_layer *layer = NULL;
     size_t size;
     RNN_TRY(next_layer(session, RNN_LAYER_EMBEDDING, &layer));
     if (count == 0 || features == 0)
@@ -138,7 +137,7 @@ rnn_status rnn_session_add_embedding(rnn_session *session, size_t count, size_t 
 
 rnn_status rnn_session_add_layer_norm(rnn_session *session, double eps, const void *weight,
                                       const void *bias) {
-    struct rnn_layer *layer;
+    struct rnn_layer *layer = NULL;
     RNN_TRY(next_layer(session, RNN_LAYER_NORM, &layer));
     layer->eps = eps;
     rnn_status status = copy_vector(&layer->weight, weight, layer->inputs, session->real_size);
@@ -148,7 +147,7 @@ rnn_status rnn_session_add_layer_norm(rnn_session *session, double eps, const vo
 }
 
 rnn_status rnn_session_add_map(rnn_session *session, rnn_map map) {
-    struct rnn_layer *layer;
+    struct rnn_layer *layer = NULL;
     RNN_TRY(next_layer(session, RNN_LAYER_MAP, &layer));
     if ((unsigned)map >= RNN_MAP_COUNT)
         return rnn_fail(RNN_ERR_ARGUMENT, "map is %d, expected 0 to %d", (int)map,
@@ -199,4 +198,33 @@ rnn_status rnn_session_check_tokens(const rnn_session *session, const int64_t *t
                                 (long long)token, t, b, count - 1);
         }
     return RNN_OK;
+}
+
+static void apply_linear(const struct rnn_layer *layer, const rnn_session *session, size_t rows,
+                         const void *x, size_t ldx, void *y, size_t ldy, int rank, int size) {
+    (void)session;
+    rnn_matrix_multiply(&layer->matrix,
+                        &(struct rnn_operands){.rows = rows,
+                                               .x = x,
+                                               .ldx = ldx,
+                                               .start = layer->bias,
+                                               .y = y,
+                                               .ldy = ldy,
+                                               .width = layer->outputs},
+                        rank, size);
+}
+
+static void apply_embedding(const struct rnn_layer *layer, const rnn_session *session, size_t rows,
+                            const int64_t *tokens, size_t ldx, char *y, size_t ldy) {
+    const size_t size = session->real_size, row = layer->outputs * size;
+    for (size_t r = 0; r < rows; r++)
+        memcpy(y + r * ldy * size, (const char *)layer->weight + (size_t)tokens[r * ldx] * row, row);
+}
+
+void rnn_layer_apply(const struct rnn_layer *layer, const rnn_session *session, size_t rows,
+                     const void *x, size_t ldx, void *y, size_t ldy, int rank, int size) {
+    if (layer->kind == RNN_LAYER_LINEAR)
+        apply_linear(layer, session, rows, x, ldx, y, ldy, rank, size);
+    else if (layer->kind == RNN_LAYER_EMBEDDING && rank == 0)
+        apply_embedding(layer, session, rows, x, ldx, y, ldy);
 }

@@ -245,7 +245,7 @@ static void copy_rows(void *to, size_t ld_to, const void *from, size_t ld_from, 
 }
 
 rnn_status rnn_stream_get_state(const rnn_stream *stream, size_t k, void *h, void *c) {
-    const struct stage *stage;
+    const struct stage *stage = NULL;
     RNN_TRY(find_stage(stream, k, &stage));
     const size_t size = stream->session->real_size, width = stage->layer->outputs * size;
     copy_rows(h, width, stage->h[0], stage->ld * size, stream->rows, width);
@@ -254,7 +254,7 @@ rnn_status rnn_stream_get_state(const rnn_stream *stream, size_t k, void *h, voi
 }
 
 rnn_status rnn_stream_set_state(rnn_stream *stream, size_t k, const void *h, const void *c) {
-    const struct stage *stage;
+    const struct stage *stage = NULL;
     RNN_TRY(find_stage(stream, k, &stage));
     const size_t size = stream->session->real_size, width = stage->layer->outputs * size;
     copy_rows(stage->h[0], stage->ld * size, h, width, stream->rows, width);

@@ -77,7 +77,7 @@ def coefficients(degree, code):
 
 
 if __name__ == "__main__":
-    for name, degree, code in (("float", 4, "f"), ("double", 10, "d")):
+    for name, degree, code in (("float", 5, "f"), ("double", 11, "d")):
         found, error = coefficients(degree, code)
         print(f"{name}: relative error of expm1 2^{float(mp.log(error, 2)):.2f}")
         for j, c in enumerate(found):
