@@ -16,8 +16,8 @@ extern const char *context; /* what is being tested, for the message */
     do {                                                                         \
         if (!(condition)) {                                                      \
             failures++;                                                          \
-            fprintf(stderr, "%s:%d: [%s] %s: ", __FILE__, __LINE__, context, #condition); \
-            fprintf(stderr, "" __VA_ARGS__);                                     \
+            fprintf(stderr, "%s:%d: [%s] %s:", __FILE__, __LINE__, context, #condition); \
+            fprintf(stderr, " " __VA_ARGS__);                                    \
             fputc('\n', stderr);                                                 \
         }                                                                        \
     } while (0)
