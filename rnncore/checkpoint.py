@@ -150,7 +150,9 @@ def _pack(value, name, tensors):
         return {"array": name}
     if isinstance(value, dict):
         # As pairs: JSON would turn keys that are numbers into text.
-        return {"dict": [[key, _pack(part, f"{name}.{key}", tensors)] for key, part in value.items()]}
+        return {
+            "dict": [[key, _pack(part, f"{name}.{key}", tensors)] for key, part in value.items()]
+        }
     if isinstance(value, list | tuple):
         parts = [_pack(part, f"{name}.{index}", tensors) for index, part in enumerate(value)]
         return {"tuple" if isinstance(value, tuple) else "list": parts}

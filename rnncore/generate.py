@@ -44,7 +44,9 @@ def sample(logits, generator, temperature=1.0, top_k=None):
     return min(int(index), len(logits) - 1)
 
 
-def generate(session, vocabulary, prompt="", *, length=None, temperature=1.0, top_k=None, seed=None):
+def generate(
+    session, vocabulary, prompt="", *, length=None, temperature=1.0, top_k=None, seed=None
+):
     """Continue `prompt`, yielding each character as soon as it is drawn.
 
     Parameters

@@ -171,9 +171,7 @@ def plot(losses, history, chunks, path):
 def show_stream(session, vocabulary):
     """Stream a text, then say what a character costs: all of it, and the model's step alone."""
     length = 400
-    seconds = stream(
-        generate(session, vocabulary, length=length, temperature=TEMPERATURE, seed=2)
-    )
+    seconds = stream(generate(session, vocabulary, length=length, temperature=TEMPERATURE, seed=2))
     print(f"\n{seconds / length * 1e6:.0f} us a character, with drawing and printing it")
     print(f"{step_seconds(session, vocabulary) * 1e6:.1f} us of it for the model's step")
 

@@ -19,7 +19,7 @@ def mendable(*kinds):
         yield
     except BrokenPipeError:
         raise
-    except (kinds or (OSError, ValueError)) as error:
+    except kinds or (OSError, ValueError) as error:
         text = str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:
             text = f"{error.filename}: {error.strerror}"

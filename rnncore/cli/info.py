@@ -63,7 +63,10 @@ def _short(value, limit=70):
 def _checkpoint(saved):
     """Lines on an unfinished (or extendable) run."""
     settings = saved.settings
-    lines = ["", f"checkpoint of a training run: epoch {saved.header['epoch']} of {settings.epochs}"]
+    lines = [
+        "",
+        f"checkpoint of a training run: epoch {saved.header['epoch']} of {settings.epochs}",
+    ]
     lines += [f"  {line}" for line in _layers(saved.header["model"])]
     lines += [
         f"  epoch {epoch.number}: training {epoch.train:.4f}, validation {epoch.validation:.4f}"
