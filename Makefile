@@ -31,6 +31,7 @@ bench: $(VENV)/.test $(VENV)/.built
 	$(BIN)/python bench/run.py $(BENCH)
 
 lib:
+	@command -v cmake >/dev/null || { echo "make: there is no cmake" >&2; exit 1; }
 	cmake -S csrc -B build/lib -DCMAKE_BUILD_TYPE=Release
 	cmake --build build/lib --parallel 2
 

@@ -222,13 +222,14 @@ class Trainer:
 
     def _end_epoch(self, on_epoch):
         """Validate, note the epoch, go to the next one. False if stopped meanwhile."""
+        settings = self.settings
         loss = evaluate(
-            self.model, self.validation, batch=self.settings.batch, stopped=lambda: self._stopped
+            self.model, self.validation, batch=settings.batch, stopped=lambda: self._stopped
         )
         if loss is None:
             return False
         train = self.total / self.count
-        self.history.append(Epoch(self.epoch + 1, train, loss, self.optimiser.lr))
+        self.history.append(Epoch(self.epoch + 1, train, loss, settings.lr_at(self.progress)))
         if self.best is None or loss < self.best[0]:
             self.best = (loss, self.model.state_dict())
         self.epoch += 1

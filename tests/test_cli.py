@@ -18,22 +18,7 @@ from rnncore.cli.numpy_lstm import NumpyLSTM
 from rnncore.train import Trainer
 
 TEXT = "the cat sat on the mat and the rat sat on the cat\n" * 40
-SMALL = [
-    "--hidden",
-    "8",
-    "--layers",
-    "1",
-    "--embedding",
-    "4",
-    "--batch",
-    "4",
-    "--steps",
-    "25",
-    "--epochs",
-    "2",
-    "--threads",
-    "1",
-]
+SMALL = "--hidden 8 --layers 1 --embedding 4 --batch 4 --steps 25 --epochs 2 --threads 1".split()
 
 
 @pytest.fixture
@@ -76,7 +61,7 @@ def python(*argv, **keywords):
 def test_train_writes_a_model_and_says_its_loss(folder, capsys):
     assert main(["train", "text.txt", "-o", "m.safetensors", "--sample", "20", *SMALL]) == 0
     out = capsys.readouterr().out
-    assert "1,800 characters to train on, 200 to validate on, 12 distinct" in out
+    assert "1,800 characters to train on, 200 to validate on, 13 distinct" in out
     assert re.search(r"epoch +2 +training \d\.\d{4} +validation \d\.\d{4} nats", out)
     loss = float(re.search(r"validation loss (\d\.\d{4}) nats", out)[1])
     model = rnncore.load("m.safetensors")
@@ -102,7 +87,7 @@ def test_train_with_a_validation_file(folder, capsys):
     argv = ["train", "text.txt", "-o", "m.safetensors", "--validation", "other.txt", *SMALL]
     assert main(argv) == 0
     assert (
-        "2,000 characters to train on, 240 to validate on, 14 distinct" in capsys.readouterr().out
+        "2,000 characters to train on, 240 to validate on, 15 distinct" in capsys.readouterr().out
     )
 
 
@@ -255,7 +240,7 @@ def test_info(trained, capsys):
     assert f"m.safetensors: {size:,} bytes" in out
     assert "LSTM(" in out
     assert re.search(r"weight_ih_l0 +float32 +32x4", out)
-    assert "parameters: 604" in out  # 12*4 + 32*(4 + 8 + 2) + 12*(8 + 1)
+    assert "parameters: 617" in out  # 13*4 + 32*(4 + 8 + 2) + 13*(8 + 1)
     assert "validation_loss" in out
 
 

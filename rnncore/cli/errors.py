@@ -13,13 +13,13 @@ class UserError(Exception):
 
 
 @contextlib.contextmanager
-def mendable(*kinds):
-    """Turn exceptions of these kinds (default: OSError, ValueError) into `UserError`."""
+def mendable(kinds=(OSError, ValueError)):
+    """Turn exceptions of these kinds into `UserError`."""
     try:
         yield
     except BrokenPipeError:
         raise
-    except kinds or (OSError, ValueError) as error:
+    except kinds as error:
         text = str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:
             text = f"{error.filename}: {error.strerror}"

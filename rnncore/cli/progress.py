@@ -38,8 +38,7 @@ class Progress:
             self._bar = tqdm(
                 total=1.0,
                 initial=start,
-                desc=label,
-                bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}",
+                bar_format=label + " {percentage:3.0f}%|{bar:20}| {desc}",
                 dynamic_ncols=True,
                 mininterval=0.2,
             )
@@ -51,7 +50,7 @@ class Progress:
         if done > 0:
             text = f"{text}  {duration(elapsed / done * (1 - share))} left".strip()
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_description_str(text, refresh=False)
             self._bar.update(share - self._bar.n)
         elif elapsed - self._shown >= PLAIN_INTERVAL:
             self._shown = elapsed

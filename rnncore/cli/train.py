@@ -201,7 +201,7 @@ def train(trainer, vocabulary, options, arguments, saved_path):
     with (
         Progress("training", trainer.progress) as bar,
         on_interrupt(trainer.stop),
-        mendable(OSError, Diverged),
+        mendable((OSError, Diverged)),
     ):
         finished = trainer.run(on_step=on_step, on_epoch=on_epoch)
         if not finished:
