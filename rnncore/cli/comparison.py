@@ -42,7 +42,7 @@ def measure(threads, on_row=None):
         (label, seconds of NumPy, seconds of rnncore), medians.
     """
     environment = {**os.environ, **dict.fromkeys(BLAS_VARIABLES, str(threads))}
-    command = [sys.executable, "-m", "rnncore.cli.comparison", str(threads)]
+    command = [sys.executable, "-c", f"from {__name__} import main; main({threads})"]
     results = []
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8"
@@ -73,7 +73,7 @@ def table(measured):
     for threads in measured:
         title = f"{threads} thread{'s' if threads > 1 else ''}"
         head += f" |{title:^31}"
-        rule += f" |{'NumPy':>10}{'rnncore':>10}{'NumPy/ours':>11}"
+        rule += f" |{'NumPy':>10}{'rnncore':>10}{'speed-up':>11}"
     lines = ["one LSTM layer, float32, I = H; microseconds", head, rule]
     for cells in zip(*measured.values(), strict=True):
         line = f"{cells[0][0]:{width}}"
@@ -146,7 +146,3 @@ def main(threads):
     rnncore.set_num_threads(threads)
     for kind, label, *shape in rows():
         print(json.dumps([label, *_compare(_sides(kind, *shape))]), flush=True)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
