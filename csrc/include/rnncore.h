@@ -54,7 +54,6 @@ typedef enum rnn_cell {
     RNN_CELL_COUNT = 5
 } rnn_cell;
 
-/* Elementwise functions. */
 typedef enum rnn_map {
     RNN_MAP_EXP = 0,
     RNN_MAP_TANH = 1,

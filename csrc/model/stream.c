@@ -90,6 +90,8 @@ rnn_status rnn_stream_create(const rnn_session *session, size_t rows, int thread
     if (!stream) return rnn_fail(RNN_ERR_ARGUMENT, "stream is NULL, expected where to store it");
     *stream = NULL;
     if (!session) return rnn_fail(RNN_ERR_ARGUMENT, "session is NULL");
+    if (session->count == 0)
+        return rnn_fail(RNN_ERR_ARGUMENT, "the session has no layers yet, expected at least one");
     if (threads < 1)
         return rnn_fail(RNN_ERR_ARGUMENT, "threads is %d, expected at least 1", threads);
     for (size_t i = 0; i < session->count; i++)
@@ -195,6 +197,7 @@ static void step_recurrent(const rnn_stream *stream, struct stage *stage, const 
 }
 
 rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {
+    if (!stream) return rnn_fail(RNN_ERR_ARGUMENT, "stream is NULL");
     const rnn_session *session = stream->session;
     const size_t real_size = session->real_size, outputs = rnn_session_outputs(session);
     size_t ld = session->inputs;

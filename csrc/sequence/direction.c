@@ -79,10 +79,22 @@ static rnn_status pack_phase(struct rnn_phase_weights *phase, const struct rnn_d
                                       weights->w_hh, d->hidden, d->hidden, d->blas);
 }
 
+/* Every size below is a small multiple of this one. */
+static rnn_status check_size(size_t input, size_t hidden) {
+    size_t columns, reals;
+    if (__builtin_add_overflow(hidden, (size_t)RNN_WIDE_LANES, &columns) ||
+        __builtin_add_overflow(input, columns, &reals) ||
+        __builtin_mul_overflow(reals, columns, &reals) || reals > PTRDIFF_MAX / 64)
+        return rnn_fail(RNN_ERR_MEMORY, "a layer of %zu inputs and %zu units is too large", input,
+                        hidden);
+    return RNN_OK;
+}
+
 rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engine *engine,
                                 rnn_cell cell, rnn_dtype dtype, size_t input, size_t hidden,
                                 const rnn_weights *weights, int backward) {
     memset(direction, 0, sizeof *direction);
+    RNN_TRY(check_size(input, hidden));
     direction->engine = engine;
     direction->kernels = rnn_kernels_of(engine, dtype);
     direction->cell = &rnn_cell_infos[cell];

@@ -28,7 +28,7 @@ static void sort_rows(struct rnn_rows *rows, const int64_t *lengths) {
 
 rnn_status rnn_rows_create(struct rnn_rows *rows, size_t steps, size_t batch,
                            const int64_t *lengths) {
-    size_t longest = lengths ? 0 : steps, bytes = 0;
+    size_t longest = lengths ? 0 : steps, bytes = 0, total;
     *rows = (struct rnn_rows){.rows = batch};
     for (size_t b = 0; lengths && b < batch; b++) {
         if (lengths[b] < 0 || (uint64_t)lengths[b] > steps)
@@ -38,6 +38,8 @@ rnn_status rnn_rows_create(struct rnn_rows *rows, size_t steps, size_t batch,
     }
     if (batch == 0) longest = 0;
     rows->steps = longest;
+    if (longest == SIZE_MAX || __builtin_mul_overflow(longest + 1, batch, &total))
+        return rnn_fail(RNN_ERR_MEMORY, "%zu steps of %zu rows are too many", longest, batch);
     RNN_TRY(rnn_size_add(&bytes, batch, 2 * sizeof(size_t)));
     RNN_TRY(rnn_size_add(&bytes, longest + 1, 2 * sizeof(size_t)));
     void *memory;

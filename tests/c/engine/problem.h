@@ -1,0 +1,76 @@
+/* problem.h - one recurrent layer as a function of a flat vector, so that tests treat all cells alike.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * The inputs are x, h0, c0 and the weights of each direction, one after another; the outputs are y,
+ * hn, cn. Gradients have the layout of what they are the gradients of. */
+#ifndef PROBLEM_H
+#define PROBLEM_H
+
+#include "check.h"
+
+struct problem {
+    rnn_cell cell;
+    rnn_dtype dtype;
+    int directions;
+    int bias;
+    size_t steps, rows, input, hidden;
+    const int64_t *lengths; /* NULL: all whole */
+    int threads;
+};
+
+enum { W_IH, W_HH, B_IH, B_HH, WEIGHTS };
+
+/* Where each array begins, in elements. */
+struct layout {
+    size_t x, h0, c0, weight[2][WEIGHTS], inputs;
+    size_t y, hn, cn, outputs;
+};
+
+size_t gates_of(rnn_cell cell);
+size_t real_size(rnn_dtype dtype);
+struct layout layout_of(const struct problem *problem);
+
+/* Reproducible numbers in (-1, 1), the same on every machine. */
+void fill(void *values, size_t count, rnn_dtype dtype, unsigned seed);
+double get(const void *values, size_t index, rnn_dtype dtype);
+void set(void *values, size_t index, rnn_dtype dtype, double value);
+
+/* calloc that ends the program on failure. */
+void *allocate(size_t count, size_t size);
+
+/* New inputs and gradients of the outputs. */
+void *new_inputs(const struct problem *problem, unsigned seed);
+void *new_output_gradients(const struct problem *problem, unsigned seed);
+
+/* outputs = layer(inputs); tape may be NULL. */
+rnn_status forward(const rnn_engine *engine, const struct problem *problem, const void *inputs,
+                   void *outputs, rnn_tape **tape);
+
+/* input_gradients: weights' are added to, the others written. */
+rnn_status backward(rnn_tape *tape, const struct problem *problem, const void *output_gradients,
+                    void *input_gradients);
+
+/* The pointers into a flat vector of inputs that rnn_layer_forward and sessions take. */
+void point_weights(const struct problem *problem, const void *inputs, rnn_weights *weights);
+
+/* Make an engine, or return NULL where this CPU lacks the ISA. */
+rnn_engine *new_engine(const char *isa, rnn_gemm gemm);
+
+/* Plain GEMMs to stand in for a BLAS. */
+void naive_sgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda, void *b,
+                 int *ldb, void *beta, void *c, int *ldc);
+void naive_dgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda, void *b,
+                 int *ldb, void *beta, void *c, int *ldc);
+
+static const struct {
+    rnn_cell cell;
+    const char *name;
+} cells[] = {{RNN_CELL_TANH, "tanh"},
+             {RNN_CELL_RELU, "relu"},
+             {RNN_CELL_LSTM, "lstm"},
+             {RNN_CELL_GRU, "gru"},
+             {RNN_CELL_GRU_BEFORE, "gru_before"}};
+
+enum { CELLS = sizeof cells / sizeof cells[0] };
+
+#endif

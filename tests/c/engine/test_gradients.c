@@ -1,0 +1,161 @@
+/* test_gradients.c - backward against finite differences, and float32 and BLAS against float64.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
+#include "problem.h"
+#include "tests.h"
+
+static const int64_t ragged[] = {2, 4, 0, 3};
+
+static double loss(const rnn_engine *engine, const struct problem *p, const void *inputs,
+                   void *outputs, const double *weights) {
+    double sum = 0;
+    NEED(forward(engine, p, inputs, outputs, NULL));
+    for (size_t i = 0, n = layout_of(p).outputs; i < n; i++)
+        sum += weights[i] * get(outputs, i, p->dtype);
+    return sum;
+}
+
+/* Steps and weighs of the difference quotient of sixth order: at 1e-3 its error is about 1e-13. */
+static double quotient(const rnn_engine *engine, const struct problem *p, double *inputs, size_t i,
+                       void *outputs, const double *weights) {
+    static const double factor[] = {45, -9, 1};
+    const double step = p->cell == RNN_CELL_RELU ? 1e-6 : 1e-3, middle = inputs[i];
+    double sum = 0;
+    /* relu: piecewise polynomial, a small step stays clear of its corners */
+    for (int k = 0; k < 3; k++) {
+        inputs[i] = middle + (k + 1) * step;
+        const double up = loss(engine, p, inputs, outputs, weights);
+        inputs[i] = middle - (k + 1) * step;
+        sum += factor[k] * (up - loss(engine, p, inputs, outputs, weights));
+    }
+    inputs[i] = middle;
+    return sum / (60 * step);
+}
+
+static void check_gradients(const rnn_engine *engine, const struct problem *p) {
+    const struct layout l = layout_of(p);
+    double *inputs = new_inputs(p, 1), *weights = new_output_gradients(p, 1);
+    double *outputs = allocate(l.outputs, sizeof(double));
+    double *found = allocate(l.inputs, sizeof(double)), worst = 0, scale = 0;
+    rnn_tape *tape = NULL;
+    NEED(forward(engine, p, inputs, outputs, &tape));
+    NEED(backward(tape, p, weights, found));
+    rnn_tape_free(tape);
+    for (size_t i = 0; i < l.inputs; i++) {
+        const double expected = quotient(engine, p, inputs, i, outputs, weights);
+        worst = fmax(worst, fabs(expected - found[i]));
+        scale = fmax(scale, fabs(expected));
+    }
+    CHECK(worst < 1e-6 * scale, "worst %g of %g, directions %d, ragged %d, bias %d", worst, scale,
+          p->directions, p->lengths != NULL, p->bias);
+    free(inputs);
+    free(weights);
+    free(outputs);
+    free(found);
+}
+
+void test_gradients(void) {
+    for (int isa = 0; isa < rnn_isa_count(); isa++)
+        for (int gemm = RNN_GEMM_PACKED; gemm <= RNN_GEMM_BLAS; gemm++) {
+            rnn_engine *engine = new_engine(rnn_isa_name(isa, NULL), (rnn_gemm)gemm);
+            if (!engine) continue;
+            for (size_t c = 0; c < CELLS; c++)
+                for (int option = 0; option < 4; option++) {
+                    context = cells[c].name;
+                    check_gradients(engine, &(struct problem){.cell = cells[c].cell,
+                                                              .dtype = RNN_FLOAT64,
+                                                              .directions = 1 + option % 2,
+                                                              .bias = option != 2,
+                                                              .steps = 4,
+                                                              .rows = 4,
+                                                              .input = 3,
+                                                              .hidden = option == 3 ? 2 : 5,
+                                                              .lengths = option < 2 ? NULL : ragged,
+                                                              .threads = 1});
+                }
+            rnn_engine_free(engine);
+        }
+}
+
+/* Outputs and input gradients of a problem, after each other, as doubles. */
+static double *answers(const rnn_engine *engine, const struct problem *p, const double *given,
+                       const double *weights, size_t *count) {
+    const struct layout l = layout_of(p);
+    const size_t size = real_size(p->dtype);
+    void *inputs = allocate(l.inputs, size), *outputs = allocate(l.outputs, size);
+    void *dout = allocate(l.outputs, size), *din = allocate(l.inputs, size);
+    double *all = allocate(l.outputs + l.inputs, sizeof(double));
+    rnn_tape *tape = NULL;
+    for (size_t i = 0; i < l.inputs; i++) set(inputs, i, p->dtype, given[i]);
+    for (size_t i = 0; i < l.outputs; i++) set(dout, i, p->dtype, weights[i]);
+    NEED(forward(engine, p, inputs, outputs, &tape));
+    NEED(backward(tape, p, dout, din));
+    rnn_tape_free(tape);
+    for (size_t i = 0; i < l.outputs; i++) all[i] = get(outputs, i, p->dtype);
+    for (size_t i = 0; i < l.inputs; i++) all[l.outputs + i] = get(din, i, p->dtype);
+    *count = l.outputs + l.inputs;
+    free(inputs);
+    free(outputs);
+    free(dout);
+    free(din);
+    return all;
+}
+
+/* Every ISA, type and route computes the same numbers, to rounding. */
+static void compare(const struct problem *reference, rnn_dtype dtype, rnn_gemm gemm,
+                    double tolerance) {
+    struct problem p = *reference;
+    size_t count;
+    rnn_engine *plain = new_engine("reference", RNN_GEMM_PACKED);
+    double *inputs = new_inputs(reference, 2), *weights = new_output_gradients(reference, 2);
+    double *expected = answers(plain, reference, inputs, weights, &count);
+    p.dtype = dtype;
+    for (int isa = 0; isa < rnn_isa_count(); isa++) {
+        rnn_engine *engine = new_engine(rnn_isa_name(isa, NULL), gemm);
+        if (!engine) continue;
+        double *found = answers(engine, &p, inputs, weights, &count), worst = 0, scale = 0;
+        for (size_t i = 0; i < count; i++) {
+            worst = fmax(worst, fabs(found[i] - expected[i]));
+            scale = fmax(scale, fabs(expected[i]));
+        }
+        CHECK(worst < tolerance * scale, "%s: %g of %g", rnn_engine_isa(engine), worst, scale);
+        rnn_engine_free(engine);
+        free(found);
+    }
+    rnn_engine_free(plain);
+    free(inputs);
+    free(weights);
+    free(expected);
+}
+
+static struct problem odd(rnn_cell cell) {
+    return (struct problem){.cell = cell,
+                            .dtype = RNN_FLOAT64,
+                            .directions = 2,
+                            .bias = 1,
+                            .steps = 4,
+                            .rows = 4,
+                            .input = 7,
+                            .hidden = 33,
+                            .lengths = ragged,
+                            .threads = 1};
+}
+
+void test_precision(void) {
+    for (size_t c = 0; c < CELLS; c++) {
+        const struct problem p = odd(cells[c].cell);
+        context = cells[c].name;
+        compare(&p, RNN_FLOAT64, RNN_GEMM_PACKED, 1e-13);
+        compare(&p, RNN_FLOAT32, RNN_GEMM_PACKED, 1e-5);
+    }
+}
+
+void test_routes(void) {
+    for (size_t c = 0; c < CELLS; c++) {
+        const struct problem p = odd(cells[c].cell);
+        context = cells[c].name;
+        compare(&p, RNN_FLOAT64, RNN_GEMM_BLAS, 1e-13);
+        compare(&p, RNN_FLOAT32, RNN_GEMM_BLAS, 1e-5);
+    }
+}

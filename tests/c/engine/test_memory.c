@@ -1,0 +1,140 @@
+/* test_memory.c - every allocation may fail without a leak or a crash; a step makes none.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "core/memory.h"
+#include "problem.h"
+#include "tests.h"
+
+static const int64_t lengths[] = {3, 1, 4};
+
+static struct problem small(rnn_cell cell) {
+    return (struct problem){.cell = cell,
+                            .dtype = RNN_FLOAT32,
+                            .directions = 2,
+                            .bias = 1,
+                            .steps = 4,
+                            .rows = 3,
+                            .input = 3,
+                            .hidden = 18,
+                            .lengths = lengths,
+                            .threads = 1};
+}
+
+static rnn_status make_engine(rnn_gemm gemm, rnn_engine **engine) {
+    const rnn_engine_options options = {
+        .size = sizeof options, .gemm = gemm, .sgemm = naive_sgemm, .dgemm = naive_dgemm};
+    return rnn_engine_create(&options, engine);
+}
+
+/* An engine, a layer forward and backward. Handles are freed also after a failure. */
+static rnn_status train(rnn_cell cell, rnn_gemm gemm) {
+    const struct problem p = small(cell);
+    const struct layout l = layout_of(&p);
+    void *inputs = new_inputs(&p, 1), *dout = new_output_gradients(&p, 1);
+    void *outputs = allocate(l.outputs, sizeof(float)), *din = allocate(l.inputs, sizeof(float));
+    rnn_engine *engine = (rnn_engine *)&engine; /* anything but NULL */
+    rnn_tape *tape = NULL;
+    rnn_status status = make_engine(gemm, &engine);
+    if (status == RNN_OK) {
+        tape = (rnn_tape *)&tape;
+        status = forward(engine, &p, inputs, outputs, &tape);
+        CHECK((status == RNN_OK) == (tape != NULL), "tape after status %d", (int)status);
+    } else {
+        CHECK(engine == NULL, "engine after status %d", (int)status);
+    }
+    if (status == RNN_OK) status = backward(tape, &p, dout, din);
+    rnn_tape_free(tape);
+    if (engine != (rnn_engine *)&engine) rnn_engine_free(engine);
+    free(inputs);
+    free(outputs);
+    free(dout);
+    free(din);
+    return status;
+}
+
+static rnn_status add_layers(rnn_session *session, const struct problem *p, const float *inputs) {
+    rnn_status status;
+    rnn_weights weights[2];
+    point_weights(p, inputs, weights);
+    if ((status = rnn_session_add_embedding(session, 5, p->input, inputs)) != RNN_OK) return status;
+    if ((status = rnn_session_add_recurrent(session, p->cell, p->hidden, 1, weights)) != RNN_OK)
+        return status;
+    return rnn_session_add_linear(session, 2, inputs, inputs);
+}
+
+/* An engine, a session of three layers, a run and a stream. */
+static rnn_status infer(rnn_cell cell, rnn_gemm gemm) {
+    const struct problem p = small(cell);
+    float *inputs = new_inputs(&p, 1), y[4 * 3 * 2];
+    const int64_t tokens[4 * 3] = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1};
+    rnn_engine *engine = NULL;
+    rnn_session *session = NULL;
+    rnn_stream *stream = NULL;
+    rnn_status status = make_engine(gemm, &engine);
+    if (status == RNN_OK) status = rnn_session_create(engine, RNN_FLOAT32, 1, 1, &session);
+    if (status == RNN_OK) status = add_layers(session, &p, inputs);
+    if (status == RNN_OK)
+        status = rnn_session_run(session, &(rnn_session_io){.steps = 4,
+                                                            .rows = 3,
+                                                            .lengths = lengths,
+                                                            .x = {(void *)(uintptr_t)tokens, 3, 1},
+                                                            .y = {y, 6, 2},
+                                                            .threads = 1});
+    if (status == RNN_OK) status = rnn_stream_create(session, 3, 1, &stream);
+    CHECK((status == RNN_OK) == (stream != NULL), "stream after status %d", (int)status);
+    if (status == RNN_OK) status = rnn_stream_step(stream, tokens, y);
+    rnn_stream_free(stream);
+    rnn_session_free(session);
+    rnn_engine_free(engine);
+    free(inputs);
+    return status;
+}
+
+/* Fail the first, the second, ... allocation until the scenario no longer gets there. */
+static void sweep(rnn_status (*scenario)(rnn_cell, rnn_gemm), rnn_cell cell, rnn_gemm gemm) {
+    const size_t before = rnn_test_allocations();
+    CHECK(scenario(cell, gemm) == RNN_OK, "%s", rnn_last_error());
+    const size_t count = rnn_test_allocations() - before;
+    CHECK(count > 3, "%zu allocations", count);
+    for (size_t nth = 1; nth <= count; nth++) {
+        rnn_test_fail_allocation(nth);
+        const rnn_status status = scenario(cell, gemm);
+        CHECK(status == RNN_ERR_MEMORY, "allocation %zu of %zu: status %d", nth, count, (int)status);
+        CHECK(strstr(rnn_last_error(), "bytes"), "\"%s\"", rnn_last_error());
+    }
+    rnn_test_fail_allocation(0);
+    CHECK(scenario(cell, gemm) == RNN_OK, "%s", rnn_last_error());
+}
+
+void test_failing_allocations(void) {
+    for (size_t c = 0; c < CELLS; c++)
+        for (int gemm = RNN_GEMM_PACKED; gemm <= RNN_GEMM_BLAS; gemm++) {
+            context = cells[c].name;
+            sweep(train, cells[c].cell, (rnn_gemm)gemm);
+            sweep(infer, cells[c].cell, (rnn_gemm)gemm);
+        }
+}
+
+void test_step_allocations(void) {
+    for (size_t c = 0; c < CELLS; c++) {
+        struct problem p = small(cells[c].cell);
+        rnn_engine *engine = new_engine(NULL, RNN_GEMM_AUTO);
+        float *inputs = new_inputs(&p, 1), y[3 * 2];
+        const int64_t tokens[3] = {4, 0, 2};
+        rnn_session *session;
+        rnn_stream *stream;
+        NEED(rnn_session_create(engine, RNN_FLOAT32, 1, 1, &session));
+        NEED(add_layers(session, &p, inputs));
+        NEED(rnn_stream_create(session, 3, 1, &stream));
+        const size_t before = rnn_test_allocations();
+        context = cells[c].name;
+        CHECK(before > 0, "the counter counts nothing");
+        for (int t = 0; t < 50; t++) NEED(rnn_stream_step(stream, tokens, y));
+        rnn_stream_reset(stream);
+        CHECK(rnn_test_allocations() == before, "%zu allocations in 50 steps",
+              rnn_test_allocations() - before);
+        rnn_stream_free(stream);
+        rnn_session_free(session);
+        rnn_engine_free(engine);
+        free(inputs);
+    }
+}

@@ -1,0 +1,295 @@
+/* test_session.c - sessions and streams against the layers they are made of.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
+#include "problem.h"
+#include "tests.h"
+
+enum { OUTPUTS = 5, STEPS = 6, ROWS = 3, INPUT = 4, HIDDEN = 17 };
+
+static const int64_t lengths[ROWS] = {6, 0, 4};
+
+static struct problem layer(rnn_cell cell, rnn_dtype dtype, size_t input, int directions) {
+    return (struct problem){.cell = cell,
+                            .dtype = dtype,
+                            .directions = directions,
+                            .bias = 1,
+                            .steps = STEPS,
+                            .rows = ROWS,
+                            .input = input,
+                            .hidden = HIDDEN,
+                            .lengths = lengths,
+                            .threads = 1};
+}
+
+static const void *pointer(const void *base, size_t index, rnn_dtype dtype) {
+    return (const char *)base + index * real_size(dtype);
+}
+
+/* Two recurrent layers and a linear one, their weights from the problems' inputs. */
+struct model {
+    struct problem first, second;
+    void *first_inputs, *second_inputs, *linear; /* linear: weight, then bias */
+    rnn_session *session;
+};
+
+static struct model new_model(const rnn_engine *engine, rnn_cell cell, rnn_dtype dtype,
+                              int directions) {
+    struct model m = {.first = layer(cell, dtype, INPUT, directions)};
+    const size_t width = (size_t)directions * HIDDEN;
+    rnn_weights weights[2];
+    m.second = layer(cell, dtype, width, directions);
+    m.first_inputs = new_inputs(&m.first, 5);
+    m.second_inputs = new_inputs(&m.second, 6);
+    m.linear = allocate(OUTPUTS * (width + 1), real_size(dtype));
+    fill(m.linear, OUTPUTS * (width + 1), dtype, 7);
+    NEED(rnn_session_create(engine, dtype, INPUT, 0, &m.session));
+    point_weights(&m.first, m.first_inputs, weights);
+    NEED(rnn_session_add_recurrent(m.session, cell, HIDDEN, directions, weights));
+    point_weights(&m.second, m.second_inputs, weights);
+    NEED(rnn_session_add_recurrent(m.session, cell, HIDDEN, directions, weights));
+    NEED(rnn_session_add_linear(m.session, OUTPUTS, m.linear,
+                                pointer(m.linear, OUTPUTS * width, dtype)));
+    return m;
+}
+
+static void free_model(struct model *m) {
+    rnn_session_free(m->session);
+    free(m->first_inputs);
+    free(m->second_inputs);
+    free(m->linear);
+}
+
+/* Final states of both layers after a run. */
+struct states {
+    void *h[2], *c[2];
+};
+
+static struct states new_states(const struct problem *p) {
+    const size_t count = (size_t)p->directions * ROWS * HIDDEN;
+    struct states s;
+    for (int k = 0; k < 2; k++) {
+        s.h[k] = allocate(count, real_size(p->dtype));
+        s.c[k] = allocate(count, real_size(p->dtype));
+    }
+    return s;
+}
+
+static void free_states(struct states *s) {
+    for (int k = 0; k < 2; k++) {
+        free(s->h[k]);
+        free(s->c[k]);
+    }
+}
+
+static rnn_status run(const struct model *m, size_t first, size_t steps, const int64_t *valid,
+                      const struct states *before, struct states *after, void *y) {
+    const rnn_dtype dtype = m->first.dtype;
+    const rnn_session_io io = {
+        .steps = steps,
+        .rows = ROWS,
+        .lengths = valid,
+        .x = {(void *)(uintptr_t)pointer(m->first_inputs, first * ROWS * INPUT, dtype), ROWS * INPUT,
+              INPUT},
+        .y = {(void *)(uintptr_t)pointer(y, first * ROWS * OUTPUTS, dtype), ROWS * OUTPUTS, OUTPUTS},
+        .h0 = before ? (const void *const *)before->h : NULL,
+        .c0 = before ? (const void *const *)before->c : NULL,
+        .hn = after->h,
+        .cn = after->c,
+        .threads = 1,
+    };
+    return rnn_session_run(m->session, &io);
+}
+
+/* y and final states of the layers one by one, the linear one in doubles. */
+static void by_layers(const rnn_engine *engine, const struct model *m, void *y,
+                      struct states *after) {
+    const rnn_dtype dtype = m->first.dtype;
+    const size_t size = real_size(dtype), width = (size_t)m->first.directions * HIDDEN;
+    const struct layout l = layout_of(&m->first), second = layout_of(&m->second);
+    const size_t states = (size_t)m->first.directions * ROWS * HIDDEN;
+    char *out = allocate(l.outputs, size), *in = allocate(second.inputs, size);
+    char *out2 = allocate(l.outputs, size);
+    const int has_c = m->first.cell == RNN_CELL_LSTM;
+    NEED(forward(engine, &m->first, m->first_inputs, out, NULL));
+    memcpy(in, m->second_inputs, second.inputs * size);
+    memcpy(in, out, STEPS * ROWS * width * size);
+    NEED(forward(engine, &m->second, in, out2, NULL));
+    for (size_t i = 0; i < STEPS * ROWS; i++)
+        for (size_t o = 0; o < OUTPUTS; o++) {
+            double sum = get(m->linear, OUTPUTS * width + o, dtype);
+            for (size_t k = 0; k < width; k++)
+                sum += get(m->linear, o * width + k, dtype) * get(out2, i * width + k, dtype);
+            set(y, i * OUTPUTS + o, dtype, sum);
+        }
+    memcpy(after->h[0], out + l.hn * size, states * size);
+    memcpy(after->h[1], out2 + l.hn * size, states * size);
+    if (has_c) memcpy(after->c[0], out + l.cn * size, states * size);
+    if (has_c) memcpy(after->c[1], out2 + l.cn * size, states * size);
+    free(out);
+    free(in);
+    free(out2);
+}
+
+static struct states initial(const struct model *m) {
+    struct states s = new_states(&m->first);
+    const struct problem *p[2] = {&m->first, &m->second};
+    void *inputs[2] = {m->first_inputs, m->second_inputs};
+    for (int k = 0; k < 2; k++) {
+        const struct layout l = layout_of(p[k]);
+        const size_t bytes = (l.c0 - l.h0) * real_size(p[k]->dtype);
+        memcpy(s.h[k], pointer(inputs[k], l.h0, p[k]->dtype), bytes);
+        if (p[k]->cell == RNN_CELL_LSTM)
+            memcpy(s.c[k], pointer(inputs[k], l.c0, p[k]->dtype), bytes);
+    }
+    return s;
+}
+
+void test_session_equals_layers(void) {
+    for (size_t k = 0; k < CELLS * 4; k++) {
+        const rnn_dtype dtype = (rnn_dtype)(k / CELLS % 2);
+        const int directions = 1 + (int)(k / CELLS / 2);
+        rnn_engine *engine = new_engine(NULL, RNN_GEMM_PACKED);
+        struct model m = new_model(engine, cells[k % CELLS].cell, dtype, directions);
+        const size_t size = real_size(dtype), states = (size_t)directions * ROWS * HIDDEN;
+        struct states before = initial(&m), after = new_states(&m.first);
+        struct states expected = new_states(&m.first);
+        void *y = allocate(STEPS * ROWS * OUTPUTS, size);
+        void *wanted = allocate(STEPS * ROWS * OUTPUTS, size);
+        context = cells[k % CELLS].name;
+        NEED(run(&m, 0, STEPS, lengths, &before, &after, y));
+        by_layers(engine, &m, wanted, &expected);
+        for (size_t i = 0; i < STEPS * ROWS * OUTPUTS; i++) {
+            const double error = fabs(get(y, i, dtype) - get(wanted, i, dtype));
+            CHECK(error < (dtype == RNN_FLOAT32 ? 1e-5 : 1e-13), "y[%zu] off by %g", i, error);
+        }
+        for (int s = 0; s < 2; s++) {
+            CHECK(memcmp(after.h[s], expected.h[s], states * size) == 0, "h of layer %d", s);
+            CHECK(memcmp(after.c[s], expected.c[s], states * size) == 0, "c of layer %d", s);
+        }
+        CHECK(rnn_session_outputs(m.session) == OUTPUTS, "");
+        CHECK(rnn_session_recurrents(m.session) == 2, "");
+        free(y);
+        free(wanted);
+        free_states(&before);
+        free_states(&after);
+        free_states(&expected);
+        free_model(&m);
+        rnn_engine_free(engine);
+    }
+}
+
+/* Step by step, in two pieces, or whole: the same bits, in every ISA. */
+void test_stream_equals_run(void) {
+    for (size_t k = 0; k < CELLS * 2 * (size_t)rnn_isa_count(); k++) {
+        const rnn_dtype dtype = (rnn_dtype)(k / CELLS % 2);
+        rnn_engine *engine = new_engine(rnn_isa_name((int)(k / CELLS / 2), NULL), RNN_GEMM_PACKED);
+        if (!engine) continue;
+        struct model m = new_model(engine, cells[k % CELLS].cell, dtype, 1);
+        const size_t size = real_size(dtype), count = STEPS * ROWS * OUTPUTS;
+        const size_t states = ROWS * HIDDEN * size, step = ROWS * OUTPUTS;
+        struct states zero = new_states(&m.first), after = new_states(&m.first);
+        struct states middle = new_states(&m.first), end = new_states(&m.first);
+        char *whole = allocate(count, size), *pieces = allocate(count, size);
+        char *steps = allocate(count, size);
+        char h[ROWS * HIDDEN * sizeof(double)], c[ROWS * HIDDEN * sizeof(double)];
+        rnn_stream *stream;
+        context = cells[k % CELLS].name;
+        NEED(run(&m, 0, STEPS, NULL, NULL, &after, whole));
+        NEED(run(&m, 0, 2, NULL, &zero, &middle, pieces));
+        NEED(run(&m, 2, STEPS - 2, NULL, &middle, &end, pieces));
+        CHECK(memcmp(whole, pieces, count * size) == 0, "pieces differ");
+        NEED(rnn_stream_create(m.session, ROWS, 2, &stream));
+        for (size_t t = 0; t < STEPS; t++)
+            NEED(rnn_stream_step(stream, pointer(m.first_inputs, t * ROWS * INPUT, dtype),
+                                 steps + t * step * size));
+        CHECK(memcmp(whole, steps, count * size) == 0, "steps differ");
+        for (size_t s = 0; s < 2; s++) {
+            memset(c, 0, sizeof c);
+            NEED(rnn_stream_get_state(stream, s, h, m.first.cell == RNN_CELL_LSTM ? c : NULL));
+            CHECK(memcmp(h, after.h[s], states) == 0, "h of layer %zu", s);
+            CHECK(memcmp(c, after.c[s], states) == 0, "c of layer %zu", s);
+            CHECK(memcmp(end.h[s], after.h[s], states) == 0, "h of layer %zu in pieces", s);
+        }
+        rnn_stream_reset(stream);
+        NEED(rnn_stream_step(stream, m.first_inputs, steps));
+        CHECK(memcmp(whole, steps, step * size) == 0, "after a reset");
+        rnn_stream_free(stream);
+        free(whole);
+        free(pieces);
+        free(steps);
+        free_states(&zero);
+        free_states(&after);
+        free_states(&middle);
+        free_states(&end);
+        free_model(&m);
+        rnn_engine_free(engine);
+    }
+}
+
+/* A state taken from one stream and set in another continues with the same bits. */
+void test_state_round_trip(void) {
+    rnn_engine *engine = new_engine(NULL, RNN_GEMM_AUTO);
+    struct model m = new_model(engine, RNN_CELL_LSTM, RNN_FLOAT32, 1);
+    const float *x = m.first_inputs;
+    float y[ROWS * OUTPUTS], z[ROWS * OUTPUTS], h[ROWS * HIDDEN], c[ROWS * HIDDEN];
+    rnn_stream *one, *two;
+    NEED(rnn_stream_create(m.session, ROWS, 1, &one));
+    NEED(rnn_stream_create(m.session, ROWS, 1, &two));
+    NEED(rnn_stream_step(one, x, y));
+    for (size_t k = 0; k < 2; k++) {
+        NEED(rnn_stream_get_state(one, k, h, c));
+        NEED(rnn_stream_set_state(two, k, h, c));
+    }
+    NEED(rnn_stream_step(one, x + ROWS * INPUT, y));
+    NEED(rnn_stream_step(two, x + ROWS * INPUT, z));
+    CHECK(memcmp(y, z, sizeof y) == 0, "");
+    NEED(rnn_stream_step(two, x + ROWS * INPUT, z));
+    CHECK(memcmp(y, z, sizeof y) != 0, "a step has to move the state");
+    FAILS(rnn_stream_get_state(one, 2, h, c), RNN_ERR_ARGUMENT, "2");
+    FAILS(rnn_stream_set_state(one, 2, h, c), RNN_ERR_ARGUMENT, "2");
+    rnn_stream_free(one);
+    rnn_stream_free(two);
+    free_model(&m);
+    rnn_engine_free(engine);
+}
+
+/* A model that begins with an embedding reads integers and leaves its state alone on a bad one. */
+void test_tokens(void) {
+    enum { WORDS = 7, WIDTH = 4 };
+    struct problem p = layer(RNN_CELL_GRU, RNN_FLOAT32, WIDTH, 1);
+    rnn_engine *engine = new_engine(NULL, RNN_GEMM_AUTO);
+    float *inputs = new_inputs(&p, 8), table[WORDS * WIDTH];
+    float y[ROWS * HIDDEN], z[ROWS * HIDDEN], x[ROWS * WIDTH], before[ROWS * HIDDEN];
+    const int64_t good[ROWS] = {6, 0, 3}, bad[2][ROWS] = {{1, 7, 0}, {0, 1, -1}};
+    rnn_weights weights;
+    rnn_session *words, *reals;
+    rnn_stream *stream, *plain;
+    fill(table, WORDS * WIDTH, RNN_FLOAT32, 9);
+    point_weights(&p, inputs, &weights);
+    NEED(rnn_session_create(engine, RNN_FLOAT32, 1, 1, &words));
+    NEED(rnn_session_add_embedding(words, WORDS, WIDTH, table));
+    NEED(rnn_session_add_recurrent(words, p.cell, HIDDEN, 1, &weights));
+    NEED(rnn_session_create(engine, RNN_FLOAT32, WIDTH, 0, &reals));
+    NEED(rnn_session_add_recurrent(reals, p.cell, HIDDEN, 1, &weights));
+    NEED(rnn_stream_create(words, ROWS, 1, &stream));
+    NEED(rnn_stream_create(reals, ROWS, 1, &plain));
+    for (int t = 0; t < 3; t++) {
+        for (int b = 0; b < ROWS; b++)
+            memcpy(x + b * WIDTH, table + good[(b + t) % ROWS] * WIDTH, WIDTH * sizeof *x);
+        const int64_t tokens[ROWS] = {good[t], good[(1 + t) % ROWS], good[(2 + t) % ROWS]};
+        NEED(rnn_stream_step(stream, tokens, y));
+        NEED(rnn_stream_step(plain, x, z));
+        CHECK(memcmp(y, z, sizeof y) == 0, "step %d", t);
+        NEED(rnn_stream_get_state(stream, 0, before, NULL));
+        for (int k = 0; k < 2; k++) FAILS(rnn_stream_step(stream, bad[k], y), RNN_ERR_ARGUMENT, "token");
+        NEED(rnn_stream_get_state(stream, 0, z, NULL));
+        CHECK(memcmp(before, z, sizeof z) == 0, "a bad token moved the state");
+    }
+    rnn_stream_free(stream);
+    rnn_stream_free(plain);
+    rnn_session_free(words);
+    rnn_session_free(reals);
+    rnn_engine_free(engine);
+    free(inputs);
+}

@@ -1,0 +1,28 @@
+/* tests.h - THE list of C tests; TEST(name) calls test_name(). Once plain for prototypes, then by main.c.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef TEST
+#define TEST(name) void test_##name(void);
+#define TEST_PROTOTYPES
+extern const char *bits_path;
+#endif
+TEST(gradients)
+TEST(routes)
+TEST(precision)
+TEST(bits)
+TEST(golden_bits)
+TEST(threads)
+TEST(ragged_bits)
+TEST(layer_errors)
+TEST(session_errors)
+TEST(engine_errors)
+TEST(oversized)
+TEST(failing_allocations)
+TEST(step_allocations)
+TEST(stream_equals_run)
+TEST(session_equals_layers)
+TEST(state_round_trip)
+TEST(tokens)
+#ifdef TEST_PROTOTYPES
+#undef TEST
+#undef TEST_PROTOTYPES
+#endif

@@ -1,0 +1,290 @@
+"""The promise no peer makes: in float32 on the packed route a sequence's result is its own.
+
+It does not depend on the number of threads, the batch around it, its row there, padding, or whether
+it is fed whole, in pieces or step by step. Everything here compares bits, not numbers.
+"""
+# SPDX-License-Identifier: Apache-2.0
+
+from dataclasses import replace
+
+import numpy as np
+import problems
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import CELLS, Problem
+
+import rnncore
+from rnncore import _engine, config
+
+HIDDEN = (1, 3, 15, 16, 17, 33)
+FMA = [
+    name
+    for name, supported in _engine.isas()
+    if supported and _engine.Engine(isa=name).bit_class == "fma"
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def packed():
+    with config.use_engine(gemm="packed"):
+        yield
+
+
+@st.composite
+def ragged_problems(draw, **fixed):
+    """A float32 problem of odd sizes whose sequences differ in length, some empty."""
+    steps, batch = draw(st.integers(1, 7)), draw(st.integers(1, 6))
+    lengths = draw(st.lists(st.integers(0, steps), min_size=batch, max_size=batch))
+    options = {
+        "cell": draw(st.sampled_from(CELLS)),
+        "input_size": draw(st.sampled_from((1, 2, 5, 18))),
+        "hidden_size": draw(st.sampled_from(HIDDEN)),
+        "num_layers": draw(st.integers(1, 2)),
+        "bidirectional": draw(st.booleans()),
+        "bias": draw(st.booleans()),
+        "dtype": "float32",
+        "steps": steps,
+        "batch": batch,
+        "lengths": tuple(lengths),
+    }
+    return Problem(**(options | fixed))
+
+
+@st.composite
+def drawn(draw, **fixed):
+    """A problem, and its arrays."""
+    problem = draw(ragged_problems(**fixed))
+    return problem, problems.draw(problem, draw(st.integers(0, 10**6)))
+
+
+def assert_same_bits(found, expected, names=None):
+    for name in names or expected:
+        assert found[name].shape == expected[name].shape, name
+        assert found[name].tobytes() == expected[name].tobytes(), f"{name} differs"
+
+
+def rows_of(problem, arrays, rows):
+    """The problem of some rows of the batch, in that order, with the steps the longest needs."""
+    lengths = tuple(problem.lengths[row] for row in rows)
+    steps = max(lengths, default=0)
+    some = replace(problem, batch=len(rows), steps=steps, lengths=lengths)
+    taken = dict(arrays)
+    for name in problems.array_shapes(problem):
+        array = arrays[name][:, list(rows)]
+        taken[name] = array[:steps] if name in ("x", "gy") else array
+    return some, taken
+
+
+def answers_of_rows(problem, answers, rows, steps):
+    """The part of the answers that belongs to those rows; no parameters, which all rows share."""
+    taken = {}
+    for name in ("y", "h_n", "c_n", "grad.x", "grad.h_0", "grad.c_0"):
+        if name in answers:
+            array = answers[name][:, list(rows)]
+            taken[name] = array[:steps] if name in ("y", "grad.x") else array
+    return taken
+
+
+def session_of(problem, arrays, threads=1):
+    module = problems.module_of(problem)
+    module.load_state_dict(problems.weights_of(problem, arrays))
+    return rnncore.Session(module, threads=threads)
+
+
+def state_of(problem, arrays):
+    state = tuple(arrays[name] for name, _, _ in problem.states)
+    return state if problem.has_c else state[0]
+
+
+def flat(state):
+    """Arrays of a state however it is nested."""
+    if isinstance(state, np.ndarray):
+        return [state]
+    return [array for part in state for array in flat(part)]
+
+
+@given(drawn(), st.data())
+def test_rows_and_company(case, data):
+    """Some rows, in any order, alone or with others: each keeps its outputs and gradients."""
+    problem, arrays = case
+    every = range(problem.batch)
+    rows = data.draw(st.lists(st.sampled_from(every), min_size=1, unique=True))
+    whole = problems.solve(problem, arrays)
+    some, taken = rows_of(problem, arrays, rows)
+    expected = answers_of_rows(problem, whole, rows, some.steps)
+    if some.steps > 0:
+        assert_same_bits(problems.solve(some, taken), expected)
+
+
+@given(drawn())
+def test_alone(case):
+    """Each sequence by itself, cut to its length and without `lengths`."""
+    problem, arrays = case
+    whole = problems.solve(problem, arrays)
+    for row in range(problem.batch):
+        alone, taken = rows_of(problem, arrays, [row])
+        if alone.steps > 0:
+            expected = answers_of_rows(problem, whole, [row], alone.steps)
+            assert_same_bits(problems.solve(replace(alone, lengths=None), taken), expected)
+
+
+@given(drawn(), st.sampled_from((np.nan, np.inf, -np.inf, 1e38)))
+def test_padding_is_never_looked_at(case, filling):
+    """Neither in the input nor in the gradient of y; all gradients, also of the parameters."""
+    problem, arrays = case
+    padded = np.arange(problem.steps)[:, None] >= np.array(problem.lengths)
+    filled = {name: array.copy() for name, array in arrays.items()}
+    filled["x"][padded] = filling
+    expected, found = problems.solve(problem, arrays), problems.solve(problem, filled)
+    assert_same_bits(found, expected)
+    assert not found["y"][padded].any()
+    assert not found["grad.x"][padded].any()
+
+
+@given(drawn(), st.sampled_from((np.nan, np.inf, -np.inf)), st.data())
+def test_nan_and_infinity_stay_in_their_row(case, value, data):
+    """From one entry of one row: the other rows, and the steps before, keep their bits."""
+    problem, arrays = case
+    row = data.draw(st.integers(0, problem.batch - 1))
+    step = data.draw(st.integers(0, problem.steps - 1))
+    spoilt = {name: array.copy() for name, array in arrays.items()}
+    spoilt["x"][step, row, 0] = value
+    clean = problems.solve(problem, arrays)
+    found = problems.solve(problem, spoilt)
+    others = [other for other in range(problem.batch) if other != row]
+    assert_same_bits(
+        answers_of_rows(problem, found, others, problem.steps),
+        answers_of_rows(problem, clean, others, problem.steps),
+    )
+    if not problem.bidirectional:
+        assert found["y"][:step].tobytes() == clean["y"][:step].tobytes()
+    if np.isnan(value) and step < problem.lengths[row]:
+        assert np.isnan(found["y"][step, row]).all()
+        assert all(np.isnan(found[name][-1, row]).all() for _, name, _ in problem.states)
+
+
+@given(drawn(bidirectional=False), st.data())
+def test_whole_in_pieces_and_step_by_step(case, data):
+    """By the module, by a Session and by a Stream."""
+    problem, arrays = case
+    problem = replace(problem, lengths=None)
+    whole = problems.solve(problem, arrays, gradients=False)
+    finals = [whole[name] for _, name, _ in problem.states]
+    session = session_of(problem, arrays)
+    y, state = session.run(arrays["x"], state=state_of(problem, arrays), return_state=True)
+    assert_same_bits({"y": y}, whole, ["y"])
+    for found, expected in zip(flat(state), finals, strict=True):
+        assert found.tobytes() == expected.tobytes()
+
+    cut = data.draw(st.integers(0, problem.steps))
+    first, state = session.run(
+        arrays["x"][:cut], state=state_of(problem, arrays), return_state=True
+    )
+    second, state = session.run(arrays["x"][cut:], state=state, return_state=True)
+    assert_same_bits({"y": np.concatenate([first, second])}, whole, ["y"])
+    for found, expected in zip(flat(state), finals, strict=True):
+        assert found.tobytes() == expected.tobytes()
+
+    stream = session.stream(batch=problem.batch)
+    stream.state = state_of(problem, arrays)
+    y = np.stack([stream.step(step) for step in arrays["x"]])
+    assert_same_bits({"y": y}, whole, ["y"])
+    for found, expected in zip(flat(stream.state), finals, strict=True):
+        assert found.tobytes() == expected.tobytes()
+
+
+@given(drawn())
+def test_session_is_the_module(case):
+    """Ragged, bidirectional: what a Session runs has the bits of what was trained."""
+    problem, arrays = case
+    expected = problems.solve(problem, arrays, gradients=False)
+    y, state = session_of(problem, arrays).run(
+        arrays["x"], problem.lengths, state_of(problem, arrays), return_state=True
+    )
+    assert_same_bits({"y": y}, expected, ["y"])
+    for found, (_, name, _) in zip(flat(state), problem.states, strict=True):
+        assert found.tobytes() == expected[name].tobytes()
+
+
+@given(drawn())
+def test_batch_first_is_only_a_layout(case):
+    problem, arrays = case
+    swapped = dict(arrays)
+    for name in ("x", "gy"):
+        swapped[name] = np.ascontiguousarray(arrays[name].swapaxes(0, 1))
+    found = problems.solve(replace(problem, batch_first=True), swapped)
+    for name in ("y", "grad.x"):
+        found[name] = found[name].swapaxes(0, 1)
+    assert_same_bits(found, problems.solve(problem, arrays))
+
+
+@given(drawn())
+def test_instruction_sets_of_the_fma_class(case):
+    """Outputs and every gradient, in both types."""
+    problem, arrays = case
+    doubles = {name: array.astype("float64") for name, array in arrays.items()}
+    answers = []
+    for isa in FMA:
+        with config.use_engine(isa=isa, gemm="packed"):
+            single = problems.solve(problem, arrays)
+            double = problems.solve(replace(problem, dtype="float64"), doubles)
+        answers.append((single, double))
+    for single, double in answers[1:]:
+        assert_same_bits(single, answers[0][0])
+        assert_same_bits(double, answers[0][1])
+
+
+# Work enough for several threads: rows shared, panels of units shared, rows of unequal length.
+LARGE = {
+    "rows": {"steps": 20, "batch": 13, "hidden_size": 100},
+    "panels": {"steps": 70, "batch": 2, "hidden_size": 200},
+    "ragged": {"steps": 20, "batch": 13, "hidden_size": 100, "lengths": (20, 3) * 6 + (0,)},
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_threads(cell, num_layers, bidirectional, kind, threads):
+    """Outputs, states and every gradient on 1, 2 and 3 threads, by module and by Session."""
+    problem = Problem(
+        cell, 33, num_layers=num_layers, bidirectional=bidirectional, dtype="float32", **LARGE[kind]
+    )
+    arrays = problems.draw(problem, 1)
+    threads(1)
+    expected = problems.solve(problem, arrays)
+    for count in (2, 3):
+        threads(count)
+        assert rnncore.get_num_threads() == count
+        assert_same_bits(problems.solve(problem, arrays), expected)
+        session = session_of(problem, arrays, threads=count)
+        y = session.run(arrays["x"], problem.lengths, state_of(problem, arrays))
+        assert_same_bits({"y": y}, expected, ["y"])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_threads_of_a_stream(cell):
+    """A layer so large that one step is worth sharing."""
+    problem = Problem(cell, 300, 1000, num_layers=2, dtype="float32", steps=3, batch=4)
+    arrays = problems.draw(problem, 2)
+    whole = session_of(problem, arrays).run(arrays["x"])
+    for count in (1, 2, 3):
+        stream = session_of(problem, arrays, threads=count).stream(batch=4)
+        y = np.stack([stream.step(step) for step in arrays["x"]])
+        assert y.tobytes() == whole.tobytes()
+
+
+def test_a_row_alone_among_many(threads):
+    """One row of a large batch on several threads, against the row alone on one."""
+    problem = Problem("lstm", 40, 100, dtype="float32", steps=30, batch=32)
+    arrays = problems.draw(problem, 3)
+    threads(2)
+    whole = problems.solve(problem, arrays)
+    problem = replace(problem, lengths=(30,) * 32)
+    threads(1)
+    for row in (0, 11, 31):
+        alone, taken = rows_of(problem, arrays, [row])
+        expected = answers_of_rows(problem, whole, [row], 30)
+        assert_same_bits(problems.solve(alone, taken), expected)
