@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from ops import (
     BEST,
+    ENGINES,
     FEATURES,
     ROWS,
     close,
@@ -22,11 +23,19 @@ from rnncore.testing import assert_same_bits
 # ---- linear and embedding -----------------------------------------------------------------------
 
 
-@every_engine
+@pytest.fixture(params=[*ENGINES, "blas"])
+def engine_or_blas(request):
+    if request.param != "blas":
+        return ENGINES[request.param]
+    pytest.importorskip("scipy")
+    return core.Engine(gemm="blas")
+
+
 @every_dtype
 @pytest.mark.parametrize("rows", [0, 1, 17])
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (16, 15), (33, 17), (5, 100), (100, 64)])
-def test_linear(engine, dtype, rows, inputs, outputs):
+def test_linear(engine_or_blas, dtype, rows, inputs, outputs):
+    engine = engine_or_blas
     x, weight = random(rows, inputs, dtype=dtype), random(outputs, inputs, dtype=dtype)
     bias, dy = random(outputs, dtype=dtype), random(rows, outputs, dtype=dtype, seed=1)
     x64, w64, dy64 = x.astype("float64"), weight.astype("float64"), dy.astype("float64")
