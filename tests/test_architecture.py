@@ -212,7 +212,7 @@ def declarations(text):
 
 def test_header_includes_the_standard_only():
     assert {name for name, _ in includes(HEADER)} <= {"stddef.h", "stdint.h"}
-    assert not re.search(r"avx|neon|sse", code(HEADER), re.I)
+    assert not re.search(r"\b(avx|neon|sse)", code(HEADER), re.I)
 
 
 def test_pxd_declares_only_what_the_header_has():
@@ -254,13 +254,14 @@ FLOORS = {
     "config": 1,
     "threads": 1,
     "random": 1,
+    "tape": 1,
     "tensor": 2,
     "functional": 3,
     "nn": 4,
-    "inference": 4,
     "optim": 4,
     "io": 5,
     "testing": 5,
+    "inference": 6,
     "text": 6,
     "character_model": 6,
     "checkpoint": 6,
@@ -352,7 +353,7 @@ def test_import_brings_numpy_only():
     )
     assert "rnncore._engine" in loaded
     tops = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names
-    assert {top for top in tops if not top.startswith("_cython")} <= {"rnncore", "numpy"}
+    assert {top for top in tops if "cython" not in top} <= {"rnncore", "numpy"}
     assert not [name for name in loaded if name.startswith("rnncore.cli")]
 
 
