@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def has_openmp():
         print(f"OpenMP does not work here, building for one thread: {error}", file=sys.stderr)
         return False
     return True
+
+
+def version():
+    """The version, which stands in the C header alone."""
+    return re.search(r'RNN_VERSION "(.+)"', (ROOT / CSRC / "include/rnncore.h").read_text())[1]
 
 
 def isa_rows():
@@ -72,6 +78,7 @@ engine = Extension(
 )
 
 setup(
+    version=version(),
     libraries=libraries,
     ext_modules=cythonize(
         [engine],

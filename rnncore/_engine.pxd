@@ -141,3 +141,74 @@ cdef extern from "rnncore.h" nogil:
     void rnn_stream_reset(rnn_stream *stream)
     rnn_status rnn_stream_get_state(const rnn_stream *stream, size_t k, void *h, void *c)
     rnn_status rnn_stream_set_state(rnn_stream *stream, size_t k, const void *h, const void *c)
+
+    rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                  size_t inputs, size_t outputs, const void *x,
+                                  const void *weight, const void *bias, void *y, int threads)
+    rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                   size_t inputs, size_t outputs, const void *dy, const void *x,
+                                   const void *weight, void *dx, void *dweight, void *dbias,
+                                   int threads)
+    rnn_status rnn_embedding_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                     size_t count, size_t features, const int64_t *indices,
+                                     const void *weight, void *y)
+    rnn_status rnn_embedding_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                      size_t count, size_t features, const int64_t *indices,
+                                      int64_t padding, const void *dy, void *dweight)
+    rnn_status rnn_softmax_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                   size_t classes, int log, const void *x, void *y, int threads)
+    rnn_status rnn_softmax_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                    size_t classes, int log, const void *y, const void *dy,
+                                    void *dx, int threads)
+    rnn_status rnn_cross_entropy(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                 size_t classes, const void *logits, const int64_t *target,
+                                 int64_t ignore, void *losses, void *dlogits, int threads)
+    rnn_status rnn_layer_norm_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                      size_t features, const void *x, const void *weight,
+                                      const void *bias, double eps, void *y, void *mean,
+                                      void *rstd, int threads)
+    rnn_status rnn_layer_norm_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                       size_t features, const void *dy, const void *x,
+                                       const void *mean, const void *rstd, const void *weight,
+                                       void *dx, void *dweight, void *dbias, int threads)
+    rnn_status rnn_map_forward(const rnn_engine *engine, rnn_dtype dtype, rnn_map map,
+                               size_t count, const void *x, void *y, int threads)
+    rnn_status rnn_map_backward(const rnn_engine *engine, rnn_dtype dtype, rnn_map map,
+                                size_t count, const void *y, const void *dy, void *dx,
+                                int threads)
+    ctypedef struct rnn_sgd_options:
+        size_t size
+        double lr
+        double momentum
+        double dampening
+        double weight_decay
+        int nesterov
+        int first
+    rnn_status rnn_sgd_update(const rnn_engine *engine, rnn_dtype dtype, size_t count,
+                              void *param, const void *grad, void *buffer,
+                              const rnn_sgd_options *options, int threads)
+    ctypedef struct rnn_adam_options:
+        size_t size
+        double lr
+        double beta1
+        double beta2
+        double eps
+        double weight_decay
+        int decoupled
+        int64_t step
+    rnn_status rnn_adam_update(const rnn_engine *engine, rnn_dtype dtype, size_t count,
+                               void *param, const void *grad, void *m, void *v,
+                               const rnn_adam_options *options, int threads)
+    ctypedef struct rnn_rmsprop_options:
+        size_t size
+        double lr
+        double alpha
+        double eps
+        double weight_decay
+        double momentum
+    rnn_status rnn_rmsprop_update(const rnn_engine *engine, rnn_dtype dtype, size_t count,
+                                  void *param, const void *grad, void *square_avg,
+                                  void *grad_avg, void *buffer,
+                                  const rnn_rmsprop_options *options, int threads)
+    rnn_status rnn_sum_squares(const rnn_engine *engine, rnn_dtype dtype, size_t count,
+                               const void *x, double *sum)

@@ -201,3 +201,5 @@ cdef cnp.ndarray lengths_array(lengths, Py_ssize_t rows):
 
 include "_layer.pxi"
 include "_session.pxi"
+include "_ops.pxi"
+include "_optim.pxi"

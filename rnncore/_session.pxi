@@ -300,6 +300,20 @@ cdef class Stream:
             check(status)
         return y
 
+    @property
+    def state(self):
+        """The states in the model's own form (copies); may be set.
+
+        h (L, batch, H) of an RNN or GRU, (h, c) of an LSTM; of a Sequential a tuple with one entry a
+        recurrent module. None sets zeros.
+        """
+        pairs = self.get_state()
+        return pairs if self.form is None else self.form._form(pairs)
+
+    @state.setter
+    def state(self, state):
+        self.set_state(state if self.form is None else self.form._pairs(state))
+
     def reset(self):
         """Set all states to zeros."""
         rnn_stream_reset(self.handle)

@@ -1,4 +1,4 @@
-/* fpenv.h - flush subnormals to zero inside a call, restore the control word after.
+/* fpenv.h - flush or keep subnormals inside a call, restore the control word after.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef RNN_CORE_FPENV_H
 #define RNN_CORE_FPENV_H
@@ -9,13 +9,16 @@
 typedef uint32_t rnn_fpenv;
 #define RNN_FTZ_DAZ 0x8040u
 
-static inline rnn_fpenv rnn_flush_subnormals(void) {
+static inline rnn_fpenv rnn_set_fpenv(uint32_t cleared, uint32_t set) {
     uint32_t saved, wanted;
     __asm__ volatile("stmxcsr %0" : "=m"(saved));
-    wanted = saved | RNN_FTZ_DAZ;
+    wanted = (saved & ~cleared) | set;
     __asm__ volatile("ldmxcsr %0" : : "m"(wanted));
     return saved;
 }
+
+static inline rnn_fpenv rnn_flush_subnormals(void) { return rnn_set_fpenv(0, RNN_FTZ_DAZ); }
+static inline rnn_fpenv rnn_keep_subnormals(void) { return rnn_set_fpenv(RNN_FTZ_DAZ, 0); }
 
 static inline void rnn_restore_fpenv(rnn_fpenv saved) {
     __asm__ volatile("ldmxcsr %0" : : "m"(saved));
@@ -24,12 +27,15 @@ static inline void rnn_restore_fpenv(rnn_fpenv saved) {
 typedef uint64_t rnn_fpenv;
 #define RNN_FZ (UINT64_C(1) << 24)
 
-static inline rnn_fpenv rnn_flush_subnormals(void) {
+static inline rnn_fpenv rnn_set_fpenv(uint64_t cleared, uint64_t set) {
     uint64_t saved;
     __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
-    __asm__ volatile("msr fpcr, %0" : : "r"(saved | RNN_FZ));
+    __asm__ volatile("msr fpcr, %0" : : "r"((saved & ~cleared) | set));
     return saved;
 }
+
+static inline rnn_fpenv rnn_flush_subnormals(void) { return rnn_set_fpenv(0, RNN_FZ); }
+static inline rnn_fpenv rnn_keep_subnormals(void) { return rnn_set_fpenv(RNN_FZ, 0); }
 
 static inline void rnn_restore_fpenv(rnn_fpenv saved) {
     __asm__ volatile("msr fpcr, %0" : : "r"(saved));
@@ -37,6 +43,7 @@ static inline void rnn_restore_fpenv(rnn_fpenv saved) {
 #else
 typedef int rnn_fpenv;
 static inline rnn_fpenv rnn_flush_subnormals(void) { return 0; }
+static inline rnn_fpenv rnn_keep_subnormals(void) { return 0; }
 static inline void rnn_restore_fpenv(rnn_fpenv saved) { (void)saved; }
 #endif
 

@@ -54,6 +54,14 @@ typedef enum rnn_cell {
     RNN_CELL_COUNT = 5
 } rnn_cell;
 
+typedef enum rnn_map {
+    RNN_MAP_EXP = 0,
+    RNN_MAP_TANH = 1,
+    RNN_MAP_SIGMOID = 2,
+    RNN_MAP_RELU = 3,
+    RNN_MAP_COUNT = 4
+} rnn_map;
+
 /* Version of the library, e.g. "0.1.0". */
 RNN_API const char *rnn_version(void);
 
@@ -175,16 +183,6 @@ RNN_API rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad
 RNN_API void rnn_tape_free(rnn_tape *tape);
 
 
-/* ---- elementwise functions ------------------------------------------------------------------ */
-
-typedef enum rnn_map {
-    RNN_MAP_EXP = 0,
-    RNN_MAP_TANH = 1,
-    RNN_MAP_SIGMOID = 2,
-    RNN_MAP_RELU = 3,
-    RNN_MAP_COUNT = 4
-} rnn_map;
-
 /* ---- sessions: frozen, packed models for inference ---------------------------------------- */
 
 /* A model ready to run: layers in order, weights copied and packed. Built by one thread, then
@@ -253,6 +251,118 @@ RNN_API void rnn_stream_reset(rnn_stream *stream);
 /* Copy the states of recurrent layer k out or in: h, c [B,H]; NULL: not this one. */
 RNN_API rnn_status rnn_stream_get_state(const rnn_stream *stream, size_t k, void *h, void *c);
 RNN_API rnn_status rnn_stream_set_state(rnn_stream *stream, size_t k, const void *h, const void *c);
+
+/* ---- operations that know no time: rows of features -------------------------------------------
+ *
+ * N rows, one after the other; all arrays of one call have its dtype. Each may return
+ * RNN_ERR_ARGUMENT (a needed array is NULL, a size or an index is out of range; then nothing has
+ * been written) and, where said, RNN_ERR_MEMORY. "Added to" arrays hold a running gradient. */
+
+/* y = x weight^T + bias: x [N,I], weight [O,I], bias [O] or NULL, y [N,O] written. Packs the
+ * weight: may return RNN_ERR_MEMORY. */
+RNN_API rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                      size_t inputs, size_t outputs, const void *x,
+                                      const void *weight, const void *bias, void *y, int threads);
+
+/* Gradients of rnn_linear_forward from dy [N,O]: dx [N,I] written, dweight [O,I] and dbias [O]
+ * added to; each of the three may be NULL. May return RNN_ERR_MEMORY. */
+RNN_API rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                       size_t inputs, size_t outputs, const void *dy, const void *x,
+                                       const void *weight, void *dx, void *dweight, void *dbias,
+                                       int threads);
+
+/* y[n] = weight[indices[n]]: indices [N], each 0 to `count` - 1, weight [count,F], y [N,F]. */
+RNN_API rnn_status rnn_embedding_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                         size_t count, size_t features, const int64_t *indices,
+                                         const void *weight, void *y);
+
+/* dweight[indices[n]] += dy[n] in the order of n, but not where the index is `padding` (-1: no such
+ * index): dy [N,F], dweight [count,F]. */
+RNN_API rnn_status rnn_embedding_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                          size_t count, size_t features, const int64_t *indices,
+                                          int64_t padding, const void *dy, void *dweight);
+
+/* y = softmax(x) over each row, or its logarithm: x, y [N,V]; y may be x. */
+RNN_API rnn_status rnn_softmax_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                       size_t classes, int log, const void *x, void *y,
+                                       int threads);
+
+/* dx from the forward's y and dy: all [N,V]; dx may be dy. */
+RNN_API rnn_status rnn_softmax_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                        size_t classes, int log, const void *y, const void *dy,
+                                        void *dx, int threads);
+
+/* losses[n] = -log softmax(logits[n])[target[n]] and dlogits = softmax(logits) - onehot(target),
+ * both zeros where the target is `ignore`: logits [N,V], target [N], each 0 to V - 1 or `ignore`,
+ * losses [N], dlogits [N,V] or NULL. */
+RNN_API rnn_status rnn_cross_entropy(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                     size_t classes, const void *logits, const int64_t *target,
+                                     int64_t ignore, void *losses, void *dlogits, int threads);
+
+/* y = (x - mean) rstd weight + bias, with mean and rstd = 1 / sqrt(variance + eps) of each row:
+ * x, y [N,F], weight, bias [F] or NULL, mean, rstd [N] or NULL. y may be x. */
+RNN_API rnn_status rnn_layer_norm_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                          size_t features, const void *x, const void *weight,
+                                          const void *bias, double eps, void *y, void *mean,
+                                          void *rstd, int threads);
+
+/* Gradients of rnn_layer_norm_forward: dx [N,F] written or NULL, dweight, dbias [F] added to or
+ * NULL. */
+RNN_API rnn_status rnn_layer_norm_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                           size_t features, const void *dy, const void *x,
+                                           const void *mean, const void *rstd, const void *weight,
+                                           void *dx, void *dweight, void *dbias, int threads);
+
+/* y = f(x) for `count` elements, within 2 ulp, subnormals kept; y may be x. */
+RNN_API rnn_status rnn_map_forward(const rnn_engine *engine, rnn_dtype dtype, rnn_map map,
+                                   size_t count, const void *x, void *y, int threads);
+
+/* dx = dy f'(x), worked out from y = f(x); dx may be dy. */
+RNN_API rnn_status rnn_map_backward(const rnn_engine *engine, rnn_dtype dtype, rnn_map map,
+                                    size_t count, const void *y, const void *dy, void *dx,
+                                    int threads);
+
+/* ---- optimisers: one step over `count` parameters, formulas of torch.optim ------------------ */
+
+typedef struct rnn_sgd_options {
+    size_t size;
+    double lr, momentum, dampening, weight_decay;
+    int nesterov; /* needs momentum and no dampening */
+    int first;    /* the first step: the momentum buffer is set, not decayed */
+} rnn_sgd_options;
+
+/* param, and buffer unless momentum is 0 (then it may be NULL), are updated; grad is read. */
+RNN_API rnn_status rnn_sgd_update(const rnn_engine *engine, rnn_dtype dtype, size_t count,
+                                  void *param, const void *grad, void *buffer,
+                                  const rnn_sgd_options *options, int threads);
+
+typedef struct rnn_adam_options {
+    size_t size;
+    double lr, beta1, beta2, eps, weight_decay;
+    int decoupled; /* weight decay apart from the gradient: AdamW */
+    int64_t step;  /* of this update, from 1 */
+} rnn_adam_options;
+
+/* param and the running means m of the gradient and v of its square are updated; grad is read. */
+RNN_API rnn_status rnn_adam_update(const rnn_engine *engine, rnn_dtype dtype, size_t count,
+                                   void *param, const void *grad, void *m, void *v,
+                                   const rnn_adam_options *options, int threads);
+
+typedef struct rnn_rmsprop_options {
+    size_t size;
+    double lr, alpha, eps, weight_decay, momentum;
+} rnn_rmsprop_options;
+
+/* param, square_avg, grad_avg (NULL: not centred) and buffer (NULL only without momentum) are
+ * updated; grad is read. */
+RNN_API rnn_status rnn_rmsprop_update(const rnn_engine *engine, rnn_dtype dtype, size_t count,
+                                      void *param, const void *grad, void *square_avg,
+                                      void *grad_avg, void *buffer,
+                                      const rnn_rmsprop_options *options, int threads);
+
+/* *sum = the sum of squares of x [count], added in double in one fixed order. */
+RNN_API rnn_status rnn_sum_squares(const rnn_engine *engine, rnn_dtype dtype, size_t count,
+                                   const void *x, double *sum);
 
 #ifdef __cplusplus
 }

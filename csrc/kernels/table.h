@@ -5,6 +5,7 @@
 
 #include "cells/cell.h"
 #include "kernels/args.h"
+#include "kernels/args_nn.h"
 
 struct rnn_kernels {
     const char *bit_class;   /* "fma" or "muladd" */

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "core/fpenv.h"
 #include "core/memory.h"
 #include "core/status.h"
 #include "sequence/layer.h"
@@ -200,9 +201,8 @@ rnn_status rnn_session_check_tokens(const rnn_session *session, const int64_t *t
     return RNN_OK;
 }
 
-static void apply_linear(const struct rnn_layer *layer, const rnn_session *session, size_t rows,
-                         const void *x, size_t ldx, void *y, size_t ldy, int rank, int size) {
-    (void)session;
+static void apply_linear(const struct rnn_layer *layer, size_t rows, const void *x, size_t ldx,
+                         void *y, size_t ldy, int rank, int size) {
     rnn_matrix_multiply(&layer->matrix,
                         &(struct rnn_operands){.rows = rows,
                                                .x = x,
@@ -221,10 +221,38 @@ static void apply_embedding(const struct rnn_layer *layer, const rnn_session *se
         memcpy(y + r * ldy * size, (const char *)layer->weight + (size_t)tokens[r * ldx] * row, row);
 }
 
+/* Normalise or map the rows [begin, end) that are this rank's. */
+static void apply_rows(const struct rnn_layer *layer, const rnn_session *session, size_t rows,
+                       const char *x, size_t ldx, char *y, size_t ldy, int rank, int size) {
+    const struct rnn_kernels *kernels = rnn_kernels_of(session->engine, session->dtype);
+    size_t begin, end;
+    rnn_team_share(rows, 1, rank, size, &begin, &end);
+    x += begin * ldx * session->real_size;
+    y += begin * ldy * session->real_size;
+    if (layer->kind == RNN_LAYER_NORM) {
+        kernels->norm_forward(&(struct rnn_norm_forward){.rows = end - begin,
+                                                         .width = layer->inputs,
+                                                         .x = x,
+                                                         .ldx = ldx,
+                                                         .weight = layer->weight,
+                                                         .bias = layer->bias,
+                                                         .eps = layer->eps,
+                                                         .y = y,
+                                                         .ldy = ldy});
+        return;
+    }
+    const rnn_fpenv saved = rnn_keep_subnormals(); /* the same bits as rnn_map_forward */
+    kernels->map_forward(
+        &(struct rnn_map_forward){layer->map, end - begin, layer->inputs, x, ldx, y, ldy});
+    rnn_restore_fpenv(saved);
+}
+
 void rnn_layer_apply(const struct rnn_layer *layer, const rnn_session *session, size_t rows,
                      const void *x, size_t ldx, void *y, size_t ldy, int rank, int size) {
     if (layer->kind == RNN_LAYER_LINEAR)
-        apply_linear(layer, session, rows, x, ldx, y, ldy, rank, size);
-    else if (layer->kind == RNN_LAYER_EMBEDDING && rank == 0)
+        apply_linear(layer, rows, x, ldx, y, ldy, rank, size);
+    else if (layer->kind != RNN_LAYER_EMBEDDING)
+        apply_rows(layer, session, rows, x, ldx, y, ldy, rank, size);
+    else if (rank == 0)
         apply_embedding(layer, session, rows, x, ldx, y, ldy);
 }

@@ -1,0 +1,141 @@
+/* linear.c - the fully connected layer: the packed product forward, three gradients back.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "core/memory.h"
+#include "kernels/matrix.h"
+#include "nn/border.h"
+
+static int linear_threads(const rnn_engine *engine, rnn_dtype dtype, size_t rows, size_t inputs,
+                          size_t outputs, int threads) {
+    enum { WORTH_SHARING = 2000000 }; /* multiply-adds, about 40 us on one core */
+    const double work = (double)rows * (double)inputs * (double)outputs;
+    return work < WORTH_SHARING || rnn_use_blas(engine, dtype) ? 1 : threads;
+}
+
+static rnn_status check_linear(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                               size_t inputs, size_t outputs, int threads) {
+    RNN_TRY(rnn_check_call(engine, dtype, rows, inputs, threads));
+    RNN_TRY(rnn_check_call(engine, dtype, rows, outputs, threads));
+    return rnn_check_call(engine, dtype, outputs, inputs, threads);
+}
+
+struct multiply_call {
+    struct rnn_matrix matrix;
+    struct rnn_operands operands;
+};
+
+static void multiply_task(rnn_team *team, int rank, void *context) {
+    const struct multiply_call *call = context;
+    rnn_matrix_multiply(&call->matrix, &call->operands, rank, team->size);
+}
+
+rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                              size_t inputs, size_t outputs, const void *x, const void *weight,
+                              const void *bias, void *y, int threads) {
+    const struct rnn_gates gates = {.units = outputs, .count = 1};
+    RNN_TRY(check_linear(engine, dtype, rows, inputs, outputs, threads));
+    if (rows == 0 || outputs == 0) return RNN_OK;
+    RNN_CHECK_ARRAY(x, inputs);
+    RNN_CHECK_ARRAY(weight, inputs);
+    RNN_CHECK_ARRAY(y, outputs);
+    struct multiply_call call = {.operands = {.rows = rows,
+                                              .x = x,
+                                              .ldx = inputs,
+                                              .start = bias,
+                                              .y = y,
+                                              .ldy = outputs,
+                                              .width = outputs}};
+    RNN_TRY(rnn_matrix_pack(&call.matrix, engine, dtype, &gates, weight, inputs, inputs,
+                            rnn_use_blas(engine, dtype)));
+    rnn_team_run(linear_threads(engine, dtype, rows, inputs, outputs, threads), multiply_task,
+                 &call);
+    rnn_matrix_free(&call.matrix);
+    return RNN_OK;
+}
+
+static rnn_status input_gradient(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                 size_t inputs, size_t outputs, const void *dy,
+                                 const void *weight, void *dx, int threads) {
+    const struct rnn_gates gates = {.units = outputs, .count = 1};
+    struct multiply_call call = {
+        .operands = {
+            .rows = rows, .x = dy, .ldx = outputs, .y = dx, .ldy = inputs, .width = inputs}};
+    RNN_TRY(rnn_matrix_pack_transposed(&call.matrix, engine, dtype, &gates, weight, inputs, inputs,
+                                       rnn_use_blas(engine, dtype)));
+    rnn_team_run(threads, multiply_task, &call);
+    rnn_matrix_free(&call.matrix);
+    return RNN_OK;
+}
+
+/* What the threads share while they add to the gradients of weight and bias. */
+struct gradient_call {
+    struct rnn_weight_gradient weight; /* dw NULL: not wanted */
+    void *dbias;                       /* NULL: not wanted */
+    size_t outputs;
+    int parts; /* the work area was made for so many */
+};
+
+/* A team may come smaller than asked for: the parts stay, so that each has its own work area. */
+static void gradient_task(rnn_team *team, int rank, void *context) {
+    const struct gradient_call *call = context;
+    const struct rnn_kernels *kernels = rnn_kernels_of(call->weight.engine, call->weight.dtype);
+    size_t begin, end;
+    for (int part = rank; part < call->parts && call->weight.dw; part += team->size)
+        rnn_weight_gradient(&call->weight, part, call->parts);
+    if (!call->dbias) return;
+    rnn_team_share(call->outputs, RNN_LANES, rank, team->size, &begin, &end);
+    kernels->column_sum(
+        &(struct rnn_column_sum){.rows = call->weight.rows,
+                                 .width = end - begin,
+                                 .x = rnn_element(call->weight.a, begin, kernels->real_size),
+                                 .ldx = call->outputs,
+                                 .y = rnn_element(call->dbias, begin, kernels->real_size)});
+}
+
+static rnn_status weight_gradient(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                  size_t inputs, size_t outputs, const void *dy, const void *x,
+                                  void *dweight, void *dbias, int threads) {
+    const struct rnn_gates gates = {.units = outputs, .count = 1};
+    void *work = NULL;
+    size_t work_size = 0;
+    if (dweight) {
+        work_size = rnn_weight_gradient_work(
+            &gates, inputs, rnn_kernels_of(engine, dtype)->real_size, threads);
+        RNN_TRY(rnn_alloc(&work, (size_t)threads, work_size));
+    }
+    struct gradient_call call = {.weight = {.engine = engine,
+                                            .dtype = dtype,
+                                            .gates = &gates,
+                                            .rows = rows,
+                                            .a = dy,
+                                            .lda = outputs,
+                                            .b = x,
+                                            .ldb = inputs,
+                                            .columns = inputs,
+                                            .dw = dweight,
+                                            .ld = inputs,
+                                            .work = work,
+                                            .work_size = work_size},
+                                 .dbias = dbias,
+                                 .outputs = outputs,
+                                 .parts = threads};
+    rnn_team_run(threads, gradient_task, &call);
+    rnn_release(work);
+    return RNN_OK;
+}
+
+rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                               size_t inputs, size_t outputs, const void *dy, const void *x,
+                               const void *weight, void *dx, void *dweight, void *dbias,
+                               int threads) {
+    RNN_TRY(check_linear(engine, dtype, rows, inputs, outputs, threads));
+    if (rows == 0) return RNN_OK;
+    RNN_CHECK_ARRAY(dy, outputs);
+    if (inputs == 0) dx = dweight = NULL;
+    if (dx) RNN_CHECK_ARRAY(weight, outputs);
+    if (dweight) RNN_CHECK_ARRAY(x, inputs);
+    const int used = linear_threads(engine, dtype, rows, inputs, outputs, threads);
+    if (dx)
+        RNN_TRY(input_gradient(engine, dtype, rows, inputs, outputs, dy, weight, dx, used));
+    if (outputs == 0 || (!dweight && !dbias)) return RNN_OK;
+    return weight_gradient(engine, dtype, rows, inputs, outputs, dy, x, dweight, dbias, used);
+}

@@ -1,0 +1,75 @@
+"""`rnncore info`: what a model file or a checkpoint holds."""
+# SPDX-License-Identifier: Apache-2.0
+
+import os
+
+from rnncore.io.native import read_safetensors
+
+import rnncore
+from rnncore import checkpoint
+from rnncore.cli.errors import mendable
+
+
+def add(commands):
+    """Add the command's parser."""
+    parser = commands.add_parser("info", help="what a model file or a checkpoint holds")
+    parser.add_argument("model", metavar="MODEL", help="a file of rnncore")
+    parser.set_defaults(run=run)
+
+
+def run(arguments):
+    """Print layers, tensors and metadata."""
+    path = arguments.model
+    with mendable():
+        tensors, metadata = read_safetensors(path)
+        if checkpoint.KEY in metadata:
+            lines = _checkpoint(checkpoint.read(path))
+        else:
+            model = rnncore.load(path)
+            lines = _model(model.spec(), model.metadata, tensors)
+    size = os.path.getsize(path)
+    print("\n".join([f"{path}: {size:,} bytes", *lines]))
+
+
+def _model(spec, metadata, tensors):
+    """Lines on a model: layers, parameters, notes."""
+    lines = ["", "layers"]
+    lines += [f"  {line}" for line in _layers(spec)]
+    width = max((len(name) for name in tensors), default=0)
+    lines += ["", f"parameters: {sum(array.size for array in tensors.values()):,}"]
+    lines += [
+        f"  {name:{width}}  {array.dtype!s:8} {'x'.join(map(str, array.shape)) or 'scalar'}"
+        for name, array in tensors.items()
+    ]
+    notes = [f"  {name}: {_short(value)}" for name, value in metadata.items()]
+    return lines + (["", "metadata", *notes] if notes else [])
+
+
+def _layers(spec):
+    """One line a layer."""
+    if "layers" in spec:
+        return [f"{part['name']}: {line}" for part in spec["layers"] for line in _layers(part)]
+    options = ", ".join(
+        f"{name}={value!r}" for name, value in spec.items() if name not in ("kind", "name")
+    )
+    return [f"{spec['kind']}({options})"]
+
+
+def _short(value, limit=70):
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 4]} ...  ({len(value)} characters)"
+
+
+def _checkpoint(saved):
+    """Lines on an unfinished (or extendable) run."""
+    settings = saved.settings
+    lines = [
+        "",
+        f"checkpoint of a training run: epoch {saved.header['epoch']} of {settings.epochs}",
+    ]
+    lines += [f"  {line}" for line in _layers(saved.header["model"])]
+    lines += [
+        f"  epoch {epoch.number}: training {epoch.train:.4f}, validation {epoch.validation:.4f}"
+        for epoch in saved.history
+    ]
+    return lines

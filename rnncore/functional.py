@@ -1,0 +1,494 @@
+"""Operations on tensors: what each computes, and beside it how its gradient goes back."""
+# SPDX-License-Identifier: Apache-2.0
+
+import builtins
+
+import numpy as np
+
+from rnncore import _engine, config, random
+from rnncore.tensor import Tensor, as_tensor, needs_grad, record
+from rnncore.threads import get_num_threads
+
+# ---- arithmetic ---------------------------------------------------------------------------------
+
+
+def _pair(a, b):
+    """Two operands as tensors of one dtype; Python numbers take the other's."""
+    if isinstance(a, Tensor):
+        return a, as_tensor(b, a.dtype, "other")
+    return as_tensor(a, b.dtype, "other"), b
+
+
+def _unbroadcast(grad, shape):
+    """Sum a gradient over the axes along which its operand was repeated."""
+    if grad.shape == shape:
+        return grad
+    extra = grad.ndim - len(shape)
+    repeated = [k + extra for k, n in enumerate(shape) if n == 1 and grad.shape[k + extra] != 1]
+    return grad.sum(axis=(*range(extra), *repeated), keepdims=True).reshape(shape)
+
+
+def neg(a):
+    """-a, element by element."""
+    return record("neg", -a.data, (a,), lambda g: (-g,))
+
+
+def add(a, b):
+    """A + b, element by element, with NumPy's broadcasting."""
+    a, b = _pair(a, b)
+    return record(
+        "add",
+        a.data + b.data,
+        (a, b),
+        lambda g: (_unbroadcast(g, a.shape), _unbroadcast(g, b.shape)),
+    )
+
+
+def sub(a, b):
+    """A - b, element by element, with NumPy's broadcasting."""
+    a, b = _pair(a, b)
+    return record(
+        "sub",
+        a.data - b.data,
+        (a, b),
+        lambda g: (_unbroadcast(g, a.shape), _unbroadcast(-g, b.shape)),
+    )
+
+
+def mul(a, b):
+    """A * b, element by element, with NumPy's broadcasting."""
+    a, b = _pair(a, b)
+
+    def backward(g):
+        return (
+            _unbroadcast(g * b.data, a.shape) if a.requires_grad else None,
+            _unbroadcast(g * a.data, b.shape) if b.requires_grad else None,
+        )
+
+    return record("mul", a.data * b.data, (a, b), backward)
+
+
+def div(a, b):
+    """A / b, element by element, with NumPy's broadcasting."""
+    a, b = _pair(a, b)
+
+    def backward(g):
+        return (
+            _unbroadcast(g / b.data, a.shape) if a.requires_grad else None,
+            _unbroadcast(-g * a.data / (b.data * b.data), b.shape) if b.requires_grad else None,
+        )
+
+    return record("div", a.data / b.data, (a, b), backward)
+
+
+def pow(a, exponent):
+    """A ** exponent, for a Python number as exponent."""
+    if isinstance(exponent, (Tensor, np.ndarray)):
+        raise TypeError(f"exponent is {type(exponent).__name__}, expected a Python number")
+    return record(
+        "pow",
+        a.data**exponent,
+        (a,),
+        lambda g: (g * exponent * a.data ** (exponent - 1) if exponent else np.zeros_like(g),),
+    )
+
+
+def matmul(a, b):
+    """Matrix product, as `numpy.matmul`."""
+    a, b = _pair(a, b)
+
+    def backward(g):
+        left = a.data[None, :] if a.ndim == 1 else a.data
+        right = b.data[:, None] if b.ndim == 1 else b.data
+        g = g[..., None, :] if a.ndim == 1 and b.ndim > 1 else g
+        g = g[..., :, None] if b.ndim == 1 and a.ndim > 1 else g
+        g = g.reshape(1, 1) if a.ndim == b.ndim == 1 else g
+        da = np.matmul(g, np.swapaxes(right, -1, -2))
+        db = np.matmul(np.swapaxes(left, -1, -2), g)
+        return (
+            _unbroadcast(da, left.shape).reshape(a.shape),
+            _unbroadcast(db, right.shape).reshape(b.shape),
+        )
+
+    return record("matmul", np.matmul(a.data, b.data), (a, b), backward)
+
+
+def astype(a, dtype, name="input"):
+    """The same values in a wider dtype; a narrower one is refused."""
+    dtype = np.dtype(dtype)
+    if not np.can_cast(a.dtype, dtype, "safe"):
+        raise TypeError(f"{name} has dtype {a.dtype}, expected {dtype}")
+    return record("astype", a.data.astype(dtype), (a,), lambda g: (g.astype(a.dtype),))
+
+
+# ---- shape --------------------------------------------------------------------------------------
+
+
+def sum(a, axis=None, keepdims=False):
+    """Sum over all or some axes, as `numpy.sum`."""
+    data = np.asarray(a.data.sum(axis=axis, keepdims=keepdims), a.dtype)
+
+    def backward(g):
+        if axis is not None and not keepdims:
+            g = np.expand_dims(g, axis)
+        return (np.broadcast_to(g, a.shape),)
+
+    return record("sum", data, (a,), backward)
+
+
+def mean(a, axis=None, keepdims=False):
+    """Mean over all or some axes, as `numpy.mean`."""
+    total = sum(a, axis, keepdims)
+    return div(total, a.size / builtins.max(total.size, 1) if a.size else float("nan"))
+
+
+def reshape(a, *shape):
+    """The same elements in another shape, as `numpy.reshape`."""
+    return record("reshape", a.data.reshape(*shape), (a,), lambda g: (g.reshape(a.shape),))
+
+
+def transpose(a, *axes):
+    """Axes in another order, as `numpy.transpose`; reversed if none are given."""
+    axes = axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
+    order = tuple(axes) or tuple(range(a.ndim))[::-1]
+    back = np.argsort([k % a.ndim for k in order]) if order else ()
+    return record("transpose", a.data.transpose(order), (a,), lambda g: (g.transpose(back),))
+
+
+def getitem(a, index):
+    """a[index], with any index NumPy takes."""
+    index = index.data if isinstance(index, Tensor) else index
+
+    def backward(g):
+        grad = np.zeros_like(a.data)
+        np.add.at(grad, index, g)
+        return (grad,)
+
+    return record("getitem", a.data[index], (a,), backward)
+
+
+def concat(tensors, axis=0):
+    """Tensors one after the other along an axis, as `numpy.concatenate`."""
+    tensors = [as_tensor(t) for t in tensors]
+    data = np.concatenate([t.data for t in tensors], axis)
+    ends = np.cumsum([t.shape[axis] for t in tensors])[:-1]
+    return record("concat", data, tensors, lambda g: tuple(np.split(g, ends, axis)))
+
+
+def stack(tensors, axis=0):
+    """Tensors along a new axis, as `numpy.stack`."""
+    tensors = [as_tensor(t) for t in tensors]
+    data = np.stack([t.data for t in tensors], axis)
+    return record("stack", data, tensors, lambda g: tuple(np.moveaxis(g, axis, 0)))
+
+
+# ---- elementwise --------------------------------------------------------------------------------
+
+
+def _map(name, x):
+    x = as_tensor(x)
+    engine = config.engine()
+    y = _engine.map_forward(engine, name, x.data)
+    return record(name, y, (x,), lambda g: (_engine.map_backward(engine, name, y, g),))
+
+
+def exp(x):
+    """exp(x), element by element, within 2 ulp."""
+    return _map("exp", x)
+
+
+def tanh(x):
+    """tanh(x), element by element, within 2 ulp."""
+    return _map("tanh", x)
+
+
+def sigmoid(x):
+    """1 / (1 + exp(-x)), element by element, within 2 ulp."""
+    return _map("sigmoid", x)
+
+
+def relu(x):
+    """max(x, 0), element by element; NaN stays NaN."""
+    return _map("relu", x)
+
+
+def dropout(x, p=0.5, training=True):
+    """Set elements to zero with probability `p`, and scale the others by 1 / (1 - p).
+
+    Parameters
+    ----------
+    x : Tensor
+    p : float, default 0.5
+        From 0 to 1.
+    training : bool, default True
+        False: return x as it is.
+    """
+    x = as_tensor(x)
+    if not 0 <= p <= 1:
+        raise ValueError(f"p is {p}, expected 0 to 1")
+    if not training or p == 0:
+        return x
+    mask = random.keep_mask(x.shape, p, x.dtype)
+    return record("dropout", x.data * mask, (x,), lambda g: (g * mask,))
+
+
+# ---- layers -------------------------------------------------------------------------------------
+
+
+def _rows(array):
+    """An array as a matrix of rows over its last axis."""
+    width = array.shape[-1]
+    count = array.size // width if width else int(np.prod(array.shape[:-1]))
+    return np.ascontiguousarray(array).reshape(count, width)
+
+
+def _accumulator(tensor):
+    """Where an operation adds a tensor's gradient, and what its backward then returns for it.
+
+    A leaf's gradient is added to in place, so nothing is left to return.
+    """
+    if tensor is None or not tensor.requires_grad:
+        return None, None
+    if tensor.is_leaf:
+        return tensor.grad_buffer(), None
+    buffer = np.zeros(tensor.shape, tensor.dtype)
+    return buffer, buffer
+
+
+def linear(x, weight, bias=None):
+    """X W^T + b over the last axis.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., in_features)
+    weight : Tensor, shape (out_features, in_features)
+    bias : Tensor, shape (out_features,), optional
+
+    Returns
+    -------
+    Tensor, shape (..., out_features)
+    """
+    weight = as_tensor(weight, name="weight")
+    x = as_tensor(x, weight.dtype, "input")
+    if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"input has shape {x.shape}, expected (..., in_features) = (..., {weight.shape[1]})"
+        )
+    engine, threads = config.engine(), get_num_threads()
+    rows = _rows(x.data)
+    y = _engine.linear_forward(
+        engine, rows, weight.data, None if bias is None else bias.data, threads=threads
+    )
+
+    def backward(g):
+        dw, dw_out = _accumulator(weight)
+        db, db_out = _accumulator(bias)
+        dx = _engine.linear_backward(
+            engine, _rows(g), rows, weight.data, need_dx=x.requires_grad, dweight=dw, dbias=db,
+            threads=threads,
+        )
+        return None if dx is None else dx.reshape(x.shape), dw_out, db_out
+
+    return record(
+        "linear", y.reshape(*x.shape[:-1], weight.shape[0]), (x, weight, bias), backward
+    )
+
+
+def embedding(indices, weight, padding_idx=None):
+    """Rows of a table.
+
+    Parameters
+    ----------
+    indices : integers of any shape
+        Each from 0 to num_embeddings - 1.
+    weight : Tensor, shape (num_embeddings, embedding_dim)
+    padding_idx : int, optional
+        Row whose gradient stays zero.
+
+    Returns
+    -------
+    Tensor, shape (*indices.shape, embedding_dim)
+    """
+    indices = np.asarray(indices.data if isinstance(indices, Tensor) else indices)
+    if indices.size == 0 and indices.dtype.kind == "f":
+        indices = indices.astype(np.int64)
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"input has dtype {indices.dtype}, expected integers")
+    engine = config.engine()
+    flat = np.ascontiguousarray(indices).reshape(-1)
+    if flat.dtype != np.int64:
+        if flat.size and flat.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"input has an entry of {flat.max()}, beyond int64")
+        flat = flat.astype(np.int64)
+    y = _engine.embedding_forward(engine, flat, weight.data)
+
+    def backward(g):
+        dw, dw_out = _accumulator(weight)
+        _engine.embedding_backward(
+            engine, flat, _rows(g), dw, padding_idx=-1 if padding_idx is None else padding_idx
+        )
+        return (dw_out,)
+
+    return record("embedding", y.reshape(*indices.shape, weight.shape[1]), (weight,), backward)
+
+
+def layer_norm(x, weight=None, bias=None, eps=1e-5):
+    """Normalise the last axis to mean 0 and variance 1, then scale and shift it.
+
+    Source: Ba, Kiros and Hinton, "Layer normalization", 2016; the biased variance, as PyTorch.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., F)
+    weight, bias : Tensor, shape (F,), optional
+    eps : float, default 1e-5
+    """
+    x = as_tensor(x, None if weight is None else weight.dtype)
+    engine = config.engine()
+    rows = _rows(x.data)
+    y, mean_, rstd = _engine.layer_norm_forward(
+        engine, rows, None if weight is None else weight.data, None if bias is None else bias.data,
+        eps,
+    )
+
+    def backward(g):
+        dw, dw_out = _accumulator(weight)
+        db, db_out = _accumulator(bias)
+        dx = _engine.layer_norm_backward(
+            engine, _rows(g), rows, mean_, rstd, None if weight is None else weight.data, dw, db
+        )
+        return dx.reshape(x.shape), dw_out, db_out
+
+    return record("layer_norm", y.reshape(x.shape), (x, weight, bias), backward)
+
+
+def recurrent_layer(cell, x, weights, h0=None, c0=None, *, lengths=None, batch_first=False):
+    """One recurrent layer over whole sequences: one entry of the tape.
+
+    Parameters
+    ----------
+    cell : {"rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before"}
+    x : Tensor, shape (T, B, I), or (B, T, I) with `batch_first`
+    weights : sequence of D tuples (w_ih, w_hh, b_ih | None, b_hh | None) of Tensor
+        One tuple a direction, PyTorch's shapes and gate order.
+    h0, c0 : Tensor, shape (D, B, H), optional
+        Zeros by default; c0 for "lstm" only.
+    lengths : integers, shape (B,), optional
+    batch_first : bool
+
+    Returns
+    -------
+    y, hn, cn : Tensor
+        y (T, B, D * H) or (B, T, D * H), zero beyond a row's length; hn and cn (D, B, H); cn is
+        None unless the cell is "lstm".
+    """
+    parents = (x, h0, c0, *(w for direction in weights for w in direction))
+    training = needs_grad(parents)
+    threads = get_num_threads()
+    y, hn, cn, tape = _engine.layer_forward(
+        config.engine(), cell, x.data,
+        [tuple(None if w is None else w.data for w in direction) for direction in weights],
+        lengths=lengths, h0=None if h0 is None else h0.data, c0=None if c0 is None else c0.data,
+        batch_first=batch_first, training=training, threads=threads,
+    )
+
+    def backward(dy, dhn, dcn):
+        buffers = [[_accumulator(w) for w in direction] for direction in weights]
+        dx, dh0, dc0 = tape.backward(
+            dy, dhn, dcn, need_dx=x.requires_grad, threads=threads,
+            gradients=[tuple(b for b, _ in direction) for direction in buffers],
+        )
+        return (dx, dh0, dc0, *(out for direction in buffers for _, out in direction))
+
+    return record(cell, (y, hn, cn), parents, backward)
+
+
+# ---- losses -------------------------------------------------------------------------------------
+
+
+def _reduce(total, count, reduction):
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction is {reduction!r}, expected "mean", "sum" or "none"')
+    return div(sum(total), count) if reduction == "mean" else sum(total)
+
+
+def cross_entropy(logits, target, ignore_index=-100, reduction="mean"):
+    """-log softmax(logits) at the target class.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, V) or (V,)
+    target : integers, shape (N,) or ()
+        Classes 0 to V - 1, or `ignore_index`: such rows give no loss and no gradient.
+    ignore_index : int, default -100
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean is over the rows that are not ignored (NaN if all are), as in PyTorch.
+
+    Returns
+    -------
+    Tensor, a scalar; shape (N,) for "none"
+    """
+    logits = as_tensor(logits)
+    target = np.asarray(target.data if isinstance(target, Tensor) else target)
+    if target.dtype.kind not in "iu" and target.size:
+        raise TypeError(f"target has dtype {target.dtype}, expected integers")
+    if logits.ndim not in (1, 2) or target.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"target has shape {target.shape}, expected {logits.shape[:-1]} "
+            f"for logits of shape {logits.shape}, which must be (N, V) or (V,)"
+        )
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction is {reduction!r}, expected "mean", "sum" or "none"')
+    flat = np.ascontiguousarray(target, np.int64).reshape(-1)
+    losses, dlogits = _engine.cross_entropy_forward(
+        config.engine(), _rows(logits.data), flat, ignore_index=ignore_index,
+        threads=get_num_threads(),
+    )
+    if reduction == "none":
+        return record(
+            "cross_entropy",
+            losses.reshape(target.shape),
+            (logits,),
+            lambda g: ((dlogits * g.reshape(-1, 1)).reshape(logits.shape),),
+        )
+    count = int(np.count_nonzero(flat != ignore_index)) if reduction == "mean" else 1
+    total = losses.sum(dtype=np.float64)
+    value = np.asarray(total / count if count else np.nan, logits.dtype)
+
+    def backward(g):
+        scale = logits.dtype.type(g / count if count else np.nan)
+        return ((dlogits * scale).reshape(logits.shape),)
+
+    return record("cross_entropy", value, (logits,), backward)
+
+
+def mse_loss(x, target, reduction="mean"):
+    """(x - target)^2; `reduction` "mean" (over all elements), "sum" or "none"."""
+    x = as_tensor(x)
+    target = as_tensor(target, x.dtype, "target")
+    if target.shape != x.shape:
+        raise ValueError(f"target has shape {target.shape}, expected the input's = {x.shape}")
+    difference = sub(x, target)
+    square = mul(difference, difference)
+    return square if reduction == "none" else _reduce(square, builtins.max(x.size, 1), reduction)
+
+
+def softmax(x):
+    """Softmax over the last axis."""
+    return _softmax(x, False)
+
+
+def log_softmax(x):
+    """Logarithm of the softmax over the last axis."""
+    return _softmax(x, True)
+
+
+def _softmax(x, log):
+    x = as_tensor(x)
+    engine = config.engine()
+    y = _engine.softmax_forward(engine, _rows(x.data), log=log)
+
+    def backward(g):
+        return (_engine.softmax_backward(engine, y, _rows(g), log=log).reshape(x.shape),)
+
+    return record("log_softmax" if log else "softmax", y.reshape(x.shape), (x,), backward)

@@ -1,0 +1,177 @@
+"""Sessions: models frozen and packed for inference, over whole sequences or step by step."""
+# SPDX-License-Identifier: Apache-2.0
+
+import os
+
+from rnncore import _engine, config
+from rnncore._engine import Stream
+from rnncore.nn.basic import Activation, Embedding, LayerNorm, Linear
+from rnncore.nn.containers import Sequential
+from rnncore.nn.module import Module
+from rnncore.nn.recurrent import Recurrent
+from rnncore.nn.regularize import Dropout
+from rnncore.threads import get_num_threads
+
+__all__ = ["Session", "Stream"]
+
+
+class Session:
+    """A model frozen for inference: weights copied and packed, immutable, shared by threads.
+
+    Parameters
+    ----------
+    model_or_path : Module or path
+        An nn.RNN, LSTM or GRU, a Sequential, or a file written by `rnncore.save`. Later changes of
+        the module do not reach the session.
+    threads : int, optional
+        Largest number of threads of a call; by default what `get_num_threads` says at the call.
+
+    Examples
+    --------
+    >>> session = rnncore.Session("model.safetensors")
+    >>> y = session.run(x)
+    >>> stream = session.stream()
+    >>> y_t = stream.step(x_t)
+    """
+
+    def __init__(self, model_or_path, threads=None):
+        model = model_or_path
+        if isinstance(model, (str, os.PathLike)):
+            from rnncore.io.native import load
+
+            model = load(model)
+        if not isinstance(model, Module):
+            raise TypeError(f"model_or_path is {type(model).__name__}, expected a Module or a path")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}, expected at least 1")
+        self._threads = threads
+        self._single = isinstance(model, Recurrent)
+        modules = list(_flat(model))
+        self._core = _engine.Session(
+            config.engine(), _common([m.dtype for m in modules if hasattr(m, "dtype")], "dtype"),
+            [layer for module in modules for layer in _layers(module)],
+            inputs=_inputs(modules),
+            batch_first=_common(
+                [m.batch_first for m in modules if isinstance(m, Recurrent)] or [False],
+                "batch_first",
+            ),
+        )
+
+    def run(self, x, lengths=None, state=None, *, return_state=False):
+        """Run whole sequences.
+
+        Parameters
+        ----------
+        x : array, shape (T, B, I), or (B, T, I) if the recurrent modules are batch_first
+            Integers (T, B) or (B, T) if the model begins with an embedding.
+        lengths : integers, shape (B,), optional
+            Valid steps of each row, 0 to T, in any order.
+        state : optional
+            h, or (h, c) for an LSTM, each (L * D, B, H), as the module takes it; for a Sequential a
+            tuple of these, one a recurrent module. Zeros by default.
+        return_state : bool, default False
+
+        Returns
+        -------
+        y : array, in the layout of x
+        state : as above, with `return_state` only
+        """
+        threads = get_num_threads() if self._threads is None else self._threads
+        y, final = self._core.run(x, lengths, self._pairs(state), threads=threads)
+        return (y, self._form(final)) if return_state else y
+
+    def stream(self, batch=1):
+        """Make a stream: `batch` rows that advance together, one step a call, states zero.
+
+        Returns
+        -------
+        Stream
+            With ``step(x_t, out=None)``, ``reset()``, and ``state`` to get and set.
+
+        Raises
+        ------
+        RuntimeError
+            If a layer is bidirectional: it needs whole sequences.
+        """
+        threads = get_num_threads() if self._threads is None else self._threads
+        return Stream(self._core, batch, threads, self)
+
+    def _pairs(self, state):
+        """A state in the module's form as the engine's list of (h, c)."""
+        if state is None:
+            return None
+        states = self._core.states
+        entries = (state,) if self._single else state
+        if not isinstance(entries, (tuple, list)) or len(entries) != len(states):
+            raise ValueError(f"state is {type(state).__name__}, expected a tuple of {len(states)}")
+        pairs = []
+        for entry, (_, _, _, has_c) in zip(entries, states, strict=True):
+            if entry is None:
+                pairs.append((None, None))
+            elif not has_c:
+                pairs.append((_array(entry), None))
+            elif isinstance(entry, (tuple, list)) and len(entry) == 2:
+                pairs.append((_array(entry[0]), _array(entry[1])))
+            else:
+                raise ValueError(f"state is {type(entry).__name__}, expected a pair (h, c)")
+        return pairs
+
+    def _form(self, pairs):
+        """The engine's list of (h, c) in the module's form."""
+        formed = tuple((h, c) if c is not None else h for h, c in pairs)
+        return formed[0] if self._single else formed
+
+
+def _array(value):
+    return value.data if hasattr(value, "requires_grad") else value
+
+
+def _flat(module):
+    """The modules that do something, in order."""
+    if isinstance(module, Sequential):
+        for inner in module:
+            yield from _flat(inner)
+    elif not isinstance(module, Dropout):
+        yield module
+
+
+def _common(values, name):
+    found = set(values)
+    if len(found) != 1:
+        raise ValueError(f"the modules do not agree on {name}: {sorted(map(str, found))}")
+    return found.pop()
+
+
+def _inputs(modules):
+    first = next((m for m in modules if not isinstance(m, Activation)), None)
+    for name in ("input_size", "in_features"):
+        if hasattr(first, name):
+            return getattr(first, name)
+    return first.normalized_shape[0] if isinstance(first, LayerNorm) else 0
+
+
+def _layers(module):
+    """A module as the engine's layers."""
+    if isinstance(module, Recurrent):
+        weights = [
+            [tuple(None if w is None else w.data for w in direction) for direction in layer]
+            for layer in map(module.layer_weights, range(module.num_layers))
+        ]
+        yield {"kind": "recurrent", "cell": module.cell, "weights": weights}
+    elif isinstance(module, Embedding):
+        yield {"kind": "embedding", "weight": module.weight.data}
+    elif isinstance(module, Linear):
+        yield {"kind": "linear", "weight": module.weight.data, "bias": _optional(module.bias)}
+    elif isinstance(module, LayerNorm):
+        yield {
+            "kind": "layer_norm", "weight": _optional(module.weight),
+            "bias": _optional(module.bias), "eps": module.eps,
+        }
+    elif isinstance(module, Activation):
+        yield {"kind": "map", "name": module.name}
+    else:
+        raise TypeError(f"a Session cannot run {type(module).__name__}")
+
+
+def _optional(parameter):
+    return None if parameter is None else parameter.data

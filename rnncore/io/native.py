@@ -1,0 +1,254 @@
+"""Model files: safetensors, with the architecture in the metadata. See docs/file-format.md."""
+# SPDX-License-Identifier: Apache-2.0
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+FORMAT = 1
+KEY = "rnncore"
+HEADER_MAX = 100_000_000
+"""Bytes of a header at most, safetensors' own limit."""
+
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?",
+}  # fmt: skip
+_NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
+
+
+def save(model, path, metadata=None):
+    """Write a model to a file that `load`, and any reader of safetensors, can read.
+
+    The file is written beside `path` and renamed: it is there in full or not at all.
+
+    Parameters
+    ----------
+    model : Module
+        Made of rnncore.nn modules.
+    path : path-like
+    metadata : dict of str, optional
+        Texts to keep with it, beside those of ``model.metadata``.
+    """
+    texts = {**model.metadata, **(metadata or {})}
+    if KEY in texts:
+        raise ValueError(f"metadata has the key {KEY!r}, which holds the architecture")
+    texts[KEY] = json.dumps({"format": FORMAT, "model": model.spec()})
+    write_safetensors(path, model.state_dict(), texts)
+
+
+def load(path):
+    """Read a model written by `save`.
+
+    Returns
+    -------
+    Module
+        In training mode, as new; its texts in ``metadata``.
+
+    Raises
+    ------
+    ValueError
+        If the file is truncated, corrupt, or not a model of ours; the message says what is wrong.
+    """
+    from rnncore import nn, random
+
+    tensors, metadata = read_safetensors(path)
+    if KEY not in metadata:
+        raise ValueError(f"{path} has no metadata {KEY!r}: it does not hold a model of rnncore")
+    try:
+        description = json.loads(metadata.pop(KEY))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: the architecture is not JSON: {error}") from None
+    version = description.get("format") if isinstance(description, dict) else None
+    if version != FORMAT:
+        raise ValueError(f"{path} has format {version!r}, expected {FORMAT}")
+    before = random.get_state()
+    try:
+        _check_sizes(description.get("model"), sum(a.nbytes for a in tensors.values()))
+        model = nn.build(description.get("model"))
+        model.load_state_dict(tensors)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    finally:
+        random.set_state(before)  # loading draws nothing
+    model.metadata = metadata
+    return model
+
+
+def _check_sizes(spec, available):
+    """Refuse sizes that the tensors cannot fill before anything is allocated for them."""
+    for value in spec.values() if isinstance(spec, dict) else ():
+        if isinstance(value, list):
+            for layer in value:
+                _check_sizes(layer, available)
+        elif isinstance(value, int) and not isinstance(value, bool) and value > available:
+            raise ValueError(f"the architecture has a size of {value}, more than the file holds")
+
+
+def write_safetensors(path, tensors, metadata=None):
+    """Write arrays and texts as one safetensors file, atomically.
+
+    Parameters
+    ----------
+    path : path-like
+    tensors : dict of str to array
+    metadata : dict of str, optional
+    """
+    header, chunks, offset = {}, [], 0
+    if metadata:
+        for name, text in metadata.items():
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise TypeError(f"metadata {name!r} is {type(text).__name__}, expected text")
+        header["__metadata__"] = dict(metadata)
+    # By falling alignment, then name, as other writers do: every tensor is aligned.
+    arrays = {name: np.asarray(array) for name, array in tensors.items()}
+    for name in sorted(arrays, key=lambda n: (-arrays[n].itemsize, n)):
+        array = arrays[name]
+        little = array.dtype.newbyteorder("<")
+        if little not in _NAMES:
+            raise TypeError(f"{name} has dtype {array.dtype}, which safetensors cannot hold")
+        array = np.ascontiguousarray(array, little)
+        header[name] = {
+            "dtype": _NAMES[little],
+            "shape": list(arrays[name].shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        chunks.append(array)
+        offset += array.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    _write_atomically(Path(path), [len(text).to_bytes(8, "little"), text, *chunks])
+
+
+def _write_atomically(path, chunks):
+    folder = path.parent
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk if isinstance(chunk, bytes) else chunk.data.cast("B")
+                           if chunk.size else b"")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    if hasattr(os, "O_DIRECTORY"):
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _umask():
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def read_safetensors(path):
+    """Read a safetensors file as a file nobody can vouch for.
+
+    Every number in it is checked against the file's size before it is used.
+
+    Returns
+    -------
+    tensors : dict of str to array
+    metadata : dict of str
+
+    Raises
+    ------
+    ValueError
+        Naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(size - 8, HEADER_MAX):
+            raise ValueError(
+                f"{path} is not a safetensors file: its {size} bytes cannot hold "
+                f"a header of {length}" if len(start) == 8 else
+                f"{path} is not a safetensors file: it has {size} bytes"
+            )
+        text = file.read(length)
+        try:
+            header = json.loads(text.decode(), object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: the header is not valid JSON: {error}") from None
+        data = file.read()
+    try:
+        return _tensors(header, data), _metadata(header)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _unique(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _metadata(header):
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("__metadata__ is not a table of texts")
+    return metadata
+
+
+def _is_count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _tensors(header, data):
+    """The header's arrays over copies of their bytes, after checking that they tile the data."""
+    if not isinstance(header, dict):
+        raise ValueError("the header is not a table")
+    places = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"the entry of {name!r} is not dtype, shape and data_offsets")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
+            raise ValueError(f"{name!r} has dtype {dtype!r:.40}, expected one of {list(_DTYPES)}")
+        if not isinstance(shape, list) or len(shape) > 32 or not all(map(_is_count, shape)):
+            raise ValueError(f"{name!r} has shape {shape!r:.80}")
+        if (
+            not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets))
+            or not offsets[0] <= offsets[1] <= len(data)
+        ):
+            raise ValueError(
+                f"{name!r} has data_offsets {offsets!r:.80}, expected a part of {len(data)} bytes"
+            )
+        count = np.dtype(_DTYPES[dtype]).itemsize
+        for n in shape:
+            count *= n
+        if count != offsets[1] - offsets[0]:
+            raise ValueError(
+                f"{name!r} has {offsets[1] - offsets[0]} bytes, its shape needs {count}"
+            )
+        places.append((*offsets, name, dtype, shape))
+    end = 0
+    for begin, stop, name, _, _ in sorted(places, key=lambda p: p[:2]):
+        if begin != end:
+            raise ValueError(f"{name!r} begins at byte {begin}, expected {end}: a gap or overlap")
+        end = stop
+    if end != len(data):
+        raise ValueError(f"the tensors end at byte {end}, the file has {len(data)}")
+    return {
+        name: np.frombuffer(data[begin:stop], _DTYPES[dtype]).reshape(shape).astype(
+            np.dtype(_DTYPES[dtype]).newbyteorder("="), copy=True
+        )
+        for begin, stop, name, dtype, shape in places
+    }

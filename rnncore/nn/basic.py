@@ -1,0 +1,184 @@
+"""Linear, Embedding, LayerNorm and the elementwise activations."""
+# SPDX-License-Identifier: Apache-2.0
+
+import numpy as np
+
+from rnncore import functional, random
+from rnncore.nn.module import Module, Parameter, options_repr
+from rnncore.nn.recurrent import real_dtype, size
+
+
+class Linear(Module):
+    """Y = x W^T + b over the last axis, as `torch.nn.Linear`.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool, default True
+    dtype : {"float32", "float64"}, default "float32"
+    """
+
+    def __init__(self, in_features, out_features, bias=True, *, dtype="float32"):
+        super().__init__()
+        self.in_features = size(in_features, "in_features", 0)
+        self.out_features = size(out_features, "out_features")
+        self.dtype = real_dtype(dtype)
+        bound = 1 / np.sqrt(max(self.in_features, 1))
+        draw = random.generator().uniform
+        shape = (self.out_features, self.in_features)
+        self.weight = Parameter(draw(-bound, bound, shape).astype(self.dtype))
+        self.bias = (
+            Parameter(draw(-bound, bound, self.out_features).astype(self.dtype)) if bias else None
+        )
+
+    def forward(self, x):
+        """Apply it to (..., in_features)."""
+        return functional.linear(x, self.weight, self.bias)
+
+    def spec(self):
+        """Describe the module, see `Module.spec`."""
+        return {
+            "kind": "Linear", "in_features": self.in_features, "out_features": self.out_features,
+            "bias": self.bias is not None, "dtype": self.dtype.name,
+        }
+
+    def extra_repr(self):
+        """Sizes, and whether there is a bias."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+class Embedding(Module):
+    """A table of vectors, one an integer, as `torch.nn.Embedding`.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim : int
+    padding_idx : int, optional
+        Row that starts as zeros and gets no gradient; negative counts from the end.
+    dtype : {"float32", "float64"}, default "float32"
+    """
+
+    def __init__(self, num_embeddings, embedding_dim, padding_idx=None, *, dtype="float32"):
+        super().__init__()
+        self.num_embeddings = size(num_embeddings, "num_embeddings")
+        self.embedding_dim = size(embedding_dim, "embedding_dim")
+        if padding_idx is not None:
+            if not -self.num_embeddings <= padding_idx < self.num_embeddings:
+                raise ValueError(
+                    f"padding_idx is {padding_idx}, expected a row of {self.num_embeddings}"
+                )
+            padding_idx %= self.num_embeddings
+        self.padding_idx = padding_idx
+        self.dtype = real_dtype(dtype)
+        shape = (self.num_embeddings, self.embedding_dim)
+        self.weight = Parameter(random.generator().standard_normal(shape).astype(self.dtype))
+        if padding_idx is not None:
+            self.weight.data[padding_idx] = 0
+
+    def forward(self, indices):
+        """Look up integers of any shape; the vectors are the new last axis."""
+        return functional.embedding(indices, self.weight, self.padding_idx)
+
+    def spec(self):
+        """Describe the module, see `Module.spec`."""
+        return {
+            "kind": "Embedding", "num_embeddings": self.num_embeddings,
+            "embedding_dim": self.embedding_dim, "padding_idx": self.padding_idx,
+            "dtype": self.dtype.name,
+        }
+
+    def extra_repr(self):
+        """Sizes, and the padding row if there is one."""
+        return options_repr(self, ("num_embeddings", "embedding_dim"), padding_idx=None)
+
+
+class LayerNorm(Module):
+    """Normalise the last axis, then scale and shift it, as `torch.nn.LayerNorm` for one axis.
+
+    Parameters
+    ----------
+    normalized_shape : int or sequence of one int
+        Length of the last axis.
+    eps : float, default 1e-5
+    elementwise_affine : bool, default True
+        Whether there are a weight and a bias.
+    bias : bool, default True
+    dtype : {"float32", "float64"}, default "float32"
+    """
+
+    def __init__(
+        self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, *, dtype="float32"
+    ):
+        super().__init__()
+        shape = normalized_shape
+        if isinstance(shape, (tuple, list)):
+            if len(shape) != 1:
+                raise ValueError(f"normalized_shape is {shape}, expected the last axis alone")
+            shape = shape[0]
+        self.normalized_shape = (size(shape, "normalized_shape"),)
+        self.eps = float(eps)
+        self.elementwise_affine = bool(elementwise_affine)
+        self.dtype = real_dtype(dtype)
+        affine = self.elementwise_affine
+        self.weight = Parameter(np.ones(self.normalized_shape, self.dtype)) if affine else None
+        self.bias = (
+            Parameter(np.zeros(self.normalized_shape, self.dtype)) if affine and bias else None
+        )
+
+    def forward(self, x):
+        """Apply it to (..., F)."""
+        if np.ndim(x) == 0 or x.shape[-1] != self.normalized_shape[0]:
+            raise ValueError(
+                f"input has shape {np.shape(x)}, expected (..., {self.normalized_shape[0]})"
+            )
+        return functional.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def spec(self):
+        """Describe the module, see `Module.spec`."""
+        return {
+            "kind": "LayerNorm", "normalized_shape": self.normalized_shape[0], "eps": self.eps,
+            "elementwise_affine": self.elementwise_affine, "bias": self.bias is not None,
+            "dtype": self.dtype.name,
+        }
+
+    def extra_repr(self):
+        """Length of the axis and eps."""
+        return f"{self.normalized_shape}, eps={self.eps}"
+
+
+class Activation(Module):
+    """An elementwise function without parameters."""
+
+    function = None
+
+    def forward(self, x):
+        """Apply it."""
+        return type(self).function(x)
+
+    def spec(self):
+        """Describe the module, see `Module.spec`."""
+        return {"kind": type(self).__name__}
+
+
+class Tanh(Activation):
+    """tanh, element by element."""
+
+    name = "tanh"
+    function = staticmethod(functional.tanh)
+
+
+class Sigmoid(Activation):
+    """1 / (1 + exp(-x)), element by element."""
+
+    name = "sigmoid"
+    function = staticmethod(functional.sigmoid)
+
+
+class ReLU(Activation):
+    """max(x, 0), element by element."""
+
+    name = "relu"
+    function = staticmethod(functional.relu)

@@ -1,0 +1,87 @@
+"""Sequential: layers one after the other, states of the recurrent ones included."""
+# SPDX-License-Identifier: Apache-2.0
+
+from rnncore.nn.module import Module
+from rnncore.nn.recurrent import Recurrent
+
+
+class Sequential(Module):
+    """Modules one after the other.
+
+    A recurrent module passes its output on; its state is kept for the caller, who gets it with
+    ``return_state=True`` and may give it back at the next call (truncated back-propagation through
+    time: detach it first).
+
+    Parameters
+    ----------
+    *modules : Module
+        Named "0", "1", ... as in PyTorch.
+    """
+
+    def __init__(self, *modules):
+        super().__init__()
+        for index, module in enumerate(modules):
+            if not isinstance(module, Module):
+                raise TypeError(f"module {index} is {type(module).__name__}, expected a Module")
+            setattr(self, str(index), module)
+
+    def __len__(self):
+        """Number of modules."""
+        return len(self._modules)
+
+    def __getitem__(self, index):
+        """The module at `index`."""
+        return list(self._modules.values())[index]
+
+    def __iter__(self):
+        """The modules in order."""
+        return iter(self._modules.values())
+
+    def recurrents(self):
+        """Return the recurrent modules, in order, also those of nested Sequentials."""
+        return [m for m in self.modules() if isinstance(m, Recurrent)]
+
+    def forward(self, x, state=None, lengths=None, *, return_state=False):
+        """Apply the modules in order.
+
+        Parameters
+        ----------
+        x : Tensor or array
+            Input of the first module.
+        state : tuple, optional
+            One entry a recurrent module: h, or (h, c) for an LSTM; None for zeros.
+        lengths : integers, shape (B,), optional
+            Passed to each recurrent module.
+        return_state : bool, default False
+
+        Returns
+        -------
+        y : Tensor
+        state : tuple, one entry a recurrent module
+            With `return_state` only.
+        """
+        count = len(self.recurrents())
+        if state is None:
+            state = (None,) * count
+        if not isinstance(state, (tuple, list)) or len(state) != count:
+            given = len(state) if isinstance(state, (tuple, list)) else type(state).__name__
+            raise ValueError(
+                f"state has {given} entries, expected one a recurrent module = {count}"
+            )
+        before, after = iter(state), []
+        for module in self:
+            if isinstance(module, Sequential):
+                part = tuple(next(before) for _ in module.recurrents())
+                x, states = module(x, part, lengths, return_state=True)
+                after += states
+            elif isinstance(module, Recurrent):
+                x, final = module(x, next(before), lengths=lengths)
+                after.append(final)
+            else:
+                x = module(x)
+        return (x, tuple(after)) if return_state else x
+
+    def spec(self):
+        """Describe the modules, see `Module.spec`."""
+        layers = [{"name": name, **module.spec()} for name, module in self._modules.items()]
+        return {"kind": "Sequential", "layers": layers}

@@ -1,0 +1,45 @@
+"""Modules from their descriptions: the inverse of `Module.spec`."""
+# SPDX-License-Identifier: Apache-2.0
+
+from rnncore.nn.basic import Embedding, LayerNorm, Linear, ReLU, Sigmoid, Tanh
+from rnncore.nn.containers import Sequential
+from rnncore.nn.recurrent import GRU, LSTM, RNN
+from rnncore.nn.regularize import Dropout
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (RNN, LSTM, GRU, Linear, Embedding, LayerNorm, Dropout, Tanh, Sigmoid, ReLU)
+}
+
+
+def build(spec):
+    """Make the module that `spec` describes, its parameters freshly drawn.
+
+    Parameters
+    ----------
+    spec : dict
+        As `Module.spec` gives it.
+
+    Raises
+    ------
+    ValueError
+        If it does not describe a module; it may come from a file nobody can vouch for.
+    """
+    if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
+        raise ValueError(f"spec is {spec!r:.80}, expected a dict with a kind")
+    options = {name: value for name, value in spec.items() if name not in ("kind", "name")}
+    kind = spec["kind"]
+    if kind == "Sequential":
+        layers = options.get("layers")
+        if not isinstance(layers, list) or set(options) != {"layers"}:
+            raise ValueError("spec of a Sequential needs a list of layers and nothing else")
+        names = [layer.get("name") if isinstance(layer, dict) else None for layer in layers]
+        if names != [str(k) for k in range(len(layers))]:
+            raise ValueError(f"spec of a Sequential names its layers {names}, expected 0, 1, ...")
+        return Sequential(*map(build, layers))
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}, Sequential")
+    try:
+        return KINDS[kind](**options)
+    except TypeError as error:
+        raise ValueError(f"spec of a {kind} does not fit: {error}") from None

@@ -1,0 +1,277 @@
+"""Optimisers and gradient clipping, with PyTorch's names and formulas."""
+# SPDX-License-Identifier: Apache-2.0
+
+import math
+
+import numpy as np
+
+from rnncore import _engine, config
+from rnncore.tensor import Tensor
+
+
+class Optimizer:
+    """Base of the optimisers.
+
+    Parameters
+    ----------
+    params : iterable of Parameter
+    lr : float
+        Learning rate; may be set between steps.
+    """
+
+    def __init__(self, params, lr):
+        self.params = list(params)
+        if not self.params:
+            raise ValueError("params is empty, expected at least one parameter")
+        for index, parameter in enumerate(self.params):
+            if not isinstance(parameter, Tensor) or not parameter.requires_grad:
+                raise TypeError(f"params[{index}] is not a parameter that requires a gradient")
+            if not parameter.data.flags.carray:
+                raise ValueError(f"params[{index}] is not writable and C-contiguous")
+        self.lr = _least("lr", lr)
+        self.state = [None] * len(self.params)
+
+    def zero_grad(self):
+        """Set all gradients to None."""
+        for parameter in self.params:
+            parameter.grad = None
+
+    def step(self):
+        """Update each parameter that has a gradient, in place."""
+        engine = config.engine()
+        for index, parameter in enumerate(self.params):
+            if parameter.grad is None:
+                continue
+            if self.state[index] is None:
+                self.state[index] = self._start(parameter)
+            self._update(engine, parameter, self.state[index])
+
+    def _start(self, parameter):
+        """A parameter's state before its first update: a dict of arrays and numbers."""
+        raise NotImplementedError
+
+    def _update(self, engine, parameter, state):
+        raise NotImplementedError
+
+    def _options(self):
+        """Every option, by its argument's name."""
+        return {name: value for name, value in vars(self).items() if name not in ("params", "state")}
+
+    def state_dict(self):
+        """All that is needed to go on later: options, and copies of each parameter's state."""
+        return {"options": self._options(), "state": [_copied(s) for s in self.state]}
+
+    def load_state_dict(self, state_dict):
+        """Take up what `state_dict` gave, for the same parameters in the same order.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit; nothing is changed then.
+        """
+        options, states = state_dict["options"], state_dict["state"]
+        if set(options) != set(self._options()):
+            raise ValueError(
+                f"state_dict has options {sorted(options)}, expected {sorted(self._options())}"
+            )
+        if len(states) != len(self.params):
+            raise ValueError(
+                f"state_dict has {len(states)} parameters, expected {len(self.params)}"
+            )
+        for index, (state, parameter) in enumerate(zip(states, self.params, strict=True)):
+            for name, value in (state or {}).items():
+                if isinstance(value, np.ndarray) and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"{name} of parameter {index} has shape {value.shape}, "
+                        f"expected {parameter.shape}"
+                    )
+        copies = [_copied(s) for s in states]
+        for name, value in options.items():
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+        self.state = copies
+
+
+def _copied(state):
+    if state is None:
+        return None
+    return {n: v.copy() if isinstance(v, np.ndarray) else v for n, v in state.items()}
+
+
+def _least(name, value, least=0.0, below=math.inf):
+    if not least <= value < below:
+        limit = "" if below == math.inf else f" and below {below}"
+        raise ValueError(f"{name} is {value}, expected at least {least}{limit}")
+    return value
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, as `torch.optim.SGD`.
+
+    Parameters
+    ----------
+    params : iterable of Parameter
+    lr : float, default 1e-3
+    momentum : float, default 0
+    dampening : float, default 0
+    weight_decay : float, default 0
+        Added to the gradient, times the parameter (L2 penalty).
+    nesterov : bool, default False
+        Needs momentum and no dampening (Sutskever et al. 2013).
+    """
+
+    def __init__(
+        self, params, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False
+    ):
+        super().__init__(params, lr)
+        self.momentum = _least("momentum", momentum)
+        self.dampening = dampening
+        self.weight_decay = _least("weight_decay", weight_decay)
+        self.nesterov = bool(nesterov)
+        if self.nesterov and (momentum == 0 or dampening != 0):
+            raise ValueError("nesterov needs a momentum and zero dampening")
+
+    def _start(self, parameter):
+        return {"momentum_buffer": np.zeros_like(parameter.data), "first": True}
+
+    def _update(self, engine, parameter, state):
+        _engine.sgd_update(
+            engine, parameter.data, parameter.grad,
+            state["momentum_buffer"] if self.momentum else None, lr=self.lr,
+            momentum=self.momentum, dampening=self.dampening, weight_decay=self.weight_decay,
+            nesterov=self.nesterov, first=state["first"],
+        )
+        state["first"] = False
+
+
+class Adam(Optimizer):
+    """Adam, as `torch.optim.Adam` (Kingma and Ba 2015).
+
+    Parameters
+    ----------
+    params : iterable of Parameter
+    lr : float, default 1e-3
+    betas : pair of float, default (0.9, 0.999)
+    eps : float, default 1e-8
+    weight_decay : float, default 0
+        Added to the gradient, times the parameter (L2 penalty).
+    """
+
+    decoupled = False
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0):
+        super().__init__(params, lr)
+        for index, beta in enumerate(betas):
+            _least(f"betas[{index}]", beta, below=1)
+        self.betas = tuple(betas)
+        self.eps = _least("eps", eps)
+        self.weight_decay = _least("weight_decay", weight_decay)
+
+    def _start(self, parameter):
+        zeros = np.zeros_like
+        return {"step": 0, "exp_avg": zeros(parameter.data), "exp_avg_sq": zeros(parameter.data)}
+
+    def _update(self, engine, parameter, state):
+        state["step"] += 1
+        _engine.adam_update(
+            engine, parameter.data, parameter.grad, state["exp_avg"], state["exp_avg_sq"],
+            lr=self.lr, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps,
+            weight_decay=self.weight_decay, decoupled=self.decoupled, step=state["step"],
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, as `torch.optim.AdamW` (Loshchilov and Hutter 2019).
+
+    Parameters
+    ----------
+    params : iterable of Parameter
+    lr : float, default 1e-3
+    betas : pair of float, default (0.9, 0.999)
+    eps : float, default 1e-8
+    weight_decay : float, default 1e-2
+        Share of the parameter taken off at each step, times lr.
+    """
+
+    decoupled = True
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+
+class RMSprop(Optimizer):
+    """RMSprop, as `torch.optim.RMSprop` (Tieleman and Hinton 2012).
+
+    Parameters
+    ----------
+    params : iterable of Parameter
+    lr : float, default 1e-2
+    alpha : float, default 0.99
+        Smoothing of the squared gradient.
+    eps : float, default 1e-8
+    weight_decay : float, default 0
+    momentum : float, default 0
+    centered : bool, default False
+        Normalise by an estimate of the variance (Graves 2013).
+    """
+
+    def __init__(
+        self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False
+    ):
+        super().__init__(params, lr)
+        self.alpha = _least("alpha", alpha, below=1)
+        self.eps = _least("eps", eps)
+        self.weight_decay = _least("weight_decay", weight_decay)
+        self.momentum = _least("momentum", momentum)
+        self.centered = bool(centered)
+
+    def _start(self, parameter):
+        names = ["square_avg"]
+        names += ["grad_avg"] * self.centered + ["momentum_buffer"] * (self.momentum > 0)
+        return {name: np.zeros_like(parameter.data) for name in names}
+
+    def _update(self, engine, parameter, state):
+        _engine.rmsprop_update(
+            engine, parameter.data, parameter.grad, state["square_avg"], state.get("grad_avg"),
+            state.get("momentum_buffer"), lr=self.lr, alpha=self.alpha, eps=self.eps,
+            weight_decay=self.weight_decay, momentum=self.momentum,
+        )
+
+
+def _gradients(params):
+    params = [params] if isinstance(params, Tensor) else params
+    return [p.grad for p in params if p.grad is not None]
+
+
+def clip_grad_norm_(params, max_norm, error_if_nonfinite=False):
+    """Scale all gradients together so that their norm is at most `max_norm`.
+
+    Parameters
+    ----------
+    params : Parameter or iterable of Parameter
+    max_norm : float
+    error_if_nonfinite : bool, default False
+        Raise, with the gradients unchanged, if the norm is NaN or infinite.
+
+    Returns
+    -------
+    float
+        The norm before, over all gradients as one vector.
+    """
+    _least("max_norm", max_norm)
+    grads = _gradients(params)
+    engine = config.engine()
+    norm = math.sqrt(math.fsum(_engine.sum_squares(engine, g) for g in grads))
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise RuntimeError(f"the norm of the gradients is {norm}, expected a finite number")
+    scale = max_norm / (norm + 1e-6)
+    if not scale >= 1:  # a NaN norm makes NaN gradients, as in PyTorch
+        for grad in grads:
+            grad *= grad.dtype.type(scale)
+    return norm
+
+
+def clip_grad_value_(params, clip_value):
+    """Clip each element of the gradients to [-clip_value, clip_value]."""
+    _least("clip_value", clip_value)
+    for grad in _gradients(params):
+        np.clip(grad, -clip_value, clip_value, out=grad)

@@ -1,0 +1,31 @@
+"""The README's examples run as they stand."""
+# SPDX-License-Identifier: Apache-2.0
+
+import re
+from pathlib import Path
+
+import pytest
+
+import rnncore
+
+README = Path(__file__).parent.parent / "README.md"
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_there_are_two_examples_of_about_twenty_lines():
+    assert len(EXAMPLES) == 2
+    assert all(15 <= len(example.splitlines()) <= 30 for example in EXAMPLES)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["inference", "training"])
+def test_example(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(example, str(README), "exec"), names)  # our own text
+    if "loss" in names:
+        assert names["loss"].item() < 0.01
+
+
+def test_versions_agree():
+    changelog = README.with_name("CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {rnncore.__version__}" in changelog
