@@ -28,9 +28,9 @@ static void multiply_task(rnn_team *team, int rank, void *context) {
     rnn_matrix_multiply(&call->matrix, &call->operands, rank, team->size);
 }
 
-rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                              size_t inputs, size_t outputs, const void *x, const void *weight,
-                              const void *bias, void *y, int threads) {
+rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows, size_t inputs,
+                              size_t outputs, const void *x, const void *weight, const void *bias,
+                              void *y, int threads) {
     const struct rnn_gates gates = {.units = outputs, .count = 1};
     RNN_TRY(check_linear(engine, dtype, rows, inputs, outputs, threads));
     if (rows == 0 || outputs == 0) return RNN_OK;
@@ -53,8 +53,8 @@ rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t 
 }
 
 static rnn_status input_gradient(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                                 size_t inputs, size_t outputs, const void *dy,
-                                 const void *weight, void *dx, int threads) {
+                                 size_t inputs, size_t outputs, const void *dy, const void *weight,
+                                 void *dx, int threads) {
     const struct rnn_gates gates = {.units = outputs, .count = 1};
     struct multiply_call call = {
         .operands = {
@@ -98,8 +98,8 @@ static rnn_status weight_gradient(const rnn_engine *engine, rnn_dtype dtype, siz
     void *work = NULL;
     size_t work_size = 0;
     if (dweight) {
-        work_size = rnn_weight_gradient_work(
-            &gates, inputs, rnn_kernels_of(engine, dtype)->real_size, threads);
+        work_size = rnn_weight_gradient_work(&gates, inputs,
+                                             rnn_kernels_of(engine, dtype)->real_size, threads);
         RNN_TRY(rnn_alloc(&work, (size_t)threads, work_size));
     }
     struct gradient_call call = {.weight = {.engine = engine,
@@ -134,8 +134,7 @@ rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype, size_t
     if (dx) RNN_CHECK_ARRAY(weight, outputs);
     if (dweight) RNN_CHECK_ARRAY(x, inputs);
     const int used = linear_threads(engine, dtype, rows, inputs, outputs, threads);
-    if (dx)
-        RNN_TRY(input_gradient(engine, dtype, rows, inputs, outputs, dy, weight, dx, used));
+    if (dx) RNN_TRY(input_gradient(engine, dtype, rows, inputs, outputs, dy, weight, dx, used));
     if (outputs == 0 || (!dweight && !dbias)) return RNN_OK;
     return weight_gradient(engine, dtype, rows, inputs, outputs, dy, x, dweight, dbias, used);
 }
