@@ -1,4 +1,5 @@
 """Build the C engine, one static library an instruction set, and the Cython extension over it."""
+# SPDX-License-Identifier: Apache-2.0
 
 import os
 import platform
@@ -15,7 +16,9 @@ from setuptools._distutils.sysconfig import customize_compiler
 ROOT = Path(__file__).parent
 CSRC = Path("csrc")
 INCLUDE = [str(CSRC), str(CSRC / "include")]
-FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+FLAGS = [
+    "-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden",
+]
 WARNINGS = ["-Wall", "-Wextra", "-Werror"] if os.environ.get("RNNCORE_WERROR") else []
 
 
@@ -60,7 +63,7 @@ def static_library(name, sources, flags):
 
 openmp = ["-fopenmp"] if has_openmp() else []
 kernels = [
-    static_library(f"rnn_{name}", [str(CSRC / f"kernels/isa/{name}_f{b}.c") for b in (32, 64)], flags)
+    static_library(f"rnn_{name}", [f"{CSRC}/kernels/isa/{name}_f{b}.c" for b in (32, 64)], flags)
     for name, flags in isa_rows()
 ]
 sources = [str(p) for p in sorted(CSRC.rglob("*.c")) if p.parent.name != "isa"]
@@ -74,7 +77,7 @@ engine = Extension(
                    ("RNN_BUILD_FLAGS", '"' + " ".join(FLAGS + openmp) + '"')],
     extra_compile_args=["-O2", "-fvisibility=hidden", *(["-Wall", "-Werror"] if WARNINGS else [])],
     extra_link_args=openmp,
-    depends=[str(p) for p in [*sorted(CSRC.rglob("*")), *sorted(Path("rnncore").glob("*.p[xy][dxi]"))]],
+    depends=[str(p) for p in sorted([*CSRC.rglob("*"), *Path("rnncore").glob("*.p[xy][dxi]")])],
 )
 
 setup(

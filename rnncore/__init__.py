@@ -8,7 +8,8 @@ from rnncore.functional import concat, stack
 from rnncore.inference import Session
 from rnncore.io.native import load, save
 from rnncore.random import manual_seed
-from rnncore.tensor import Tensor, no_grad
+from rnncore.tape import no_grad
+from rnncore.tensor import Tensor
 from rnncore.threads import get_num_threads, set_num_threads
 
 __version__ = _build_info()["version"]

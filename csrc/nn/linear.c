@@ -29,9 +29,9 @@ static void multiply_task(rnn_team *team, int rank, void *context) {
     rnn_matrix_multiply(&call->matrix, &call->operands, rank, team->size);
 }
 
-rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                              size_t inputs, size_t outputs, const void *x, const void *weight,
-                              const void *bias, void *y, int threads) {
+rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows, size_t inputs,
+                              size_t outputs, const void *x, const void *weight, const void *bias,
+                              void *y, int threads) {
     const struct rnn_gates gates = {.units = outputs, .count = 1};
     RNN_TRY(check_linear(engine, dtype, rows, inputs, outputs, threads));
     if (rows == 0 || outputs == 0) return RNN_OK;
@@ -108,26 +108,23 @@ rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype, size_t
     if (dx) RNN_CHECK_ARRAY(weight, outputs);
     if (dweight) RNN_CHECK_ARRAY(x, inputs);
     threads = linear_threads(engine, dtype, rows, inputs, outputs, threads);
-    struct gradient_call call = {.dx.operands = {.rows = rows,
-                                                 .x = dy,
-                                                 .ldx = outputs,
-                                                 .y = dx,
-                                                 .ldy = inputs,
-                                                 .width = inputs},
-                                 .weight = {.engine = engine,
-                                            .dtype = dtype,
-                                            .gates = &gates,
-                                            .rows = rows,
-                                            .a = dy,
-                                            .lda = outputs,
-                                            .b = x,
-                                            .ldb = inputs,
-                                            .columns = inputs,
-                                            .dw = dweight,
-                                            .ld = inputs},
-                                 .dbias = dbias,
-                                 .outputs = outputs,
-                                 .parts = threads};
+    struct gradient_call call = {
+        .dx.operands =
+            {.rows = rows, .x = dy, .ldx = outputs, .y = dx, .ldy = inputs, .width = inputs},
+        .weight = {.engine = engine,
+                   .dtype = dtype,
+                   .gates = &gates,
+                   .rows = rows,
+                   .a = dy,
+                   .lda = outputs,
+                   .b = x,
+                   .ldb = inputs,
+                   .columns = inputs,
+                   .dw = dweight,
+                   .ld = inputs},
+        .dbias = dbias,
+        .outputs = outputs,
+        .parts = threads};
     const rnn_status status = prepare(&call, weight, &work);
     if (status == RNN_OK) rnn_team_run(threads, gradient_task, &call);
     rnn_matrix_free(&call.dx.matrix);

@@ -313,7 +313,7 @@ class GRU(Recurrent):
 
 
 def detach_state(state):
-    """Return a state (nested tuples of Tensor or None) cut off from the tape, for truncated BPTT."""
+    """Return a state (nested tuples of Tensor or None) cut off from the tape: truncated BPTT."""
     if state is None:
         return None
     return state.detach() if isinstance(state, Tensor) else tuple(map(detach_state, state))
