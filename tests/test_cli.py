@@ -174,7 +174,7 @@ def test_train_refuses_an_output_it_cannot_write(folder, capsys):
 
 def test_train_says_that_it_diverged(folder, capsys):
     argv = ["train", "text.txt", "-o", "m.safetensors", "--cell", "rnn", *SMALL]
-    assert main([*argv, "--lr", "1e30", "--clip", "0"]) == 2
+    assert main([*argv, "--lr", "1e38", "--clip", "0"]) == 2
     assert "the loss is" in capsys.readouterr().err
 
 
