@@ -281,7 +281,7 @@ cdef class Stream:
         if (not self.tokens and type(x) is cnp.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.number
                 and (<cnp.ndarray>x).ndim == 2 and (<cnp.ndarray>x).shape[0] == self.batch
                 and (<cnp.ndarray>x).shape[1] == self.inputs
-                and cnp.PyArray_CHKFLAGS(<cnp.ndarray>x, cnp.NPY_ARRAY_CARRAY_RO)):
+                and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)):
             array = <cnp.ndarray>x
         else:
             array = self.input_array(x)

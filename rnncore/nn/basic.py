@@ -69,7 +69,8 @@ class Embedding(Module):
         self.num_embeddings = size(num_embeddings, "num_embeddings")
         self.embedding_dim = size(embedding_dim, "embedding_dim")
         if padding_idx is not None:
-            if not -self.num_embeddings <= padding_idx < self.num_embeddings:
+            padding_idx = size(padding_idx, "padding_idx", -self.num_embeddings)
+            if padding_idx >= self.num_embeddings:
                 raise ValueError(
                     f"padding_idx is {padding_idx}, expected a row of {self.num_embeddings}"
                 )

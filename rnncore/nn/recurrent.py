@@ -23,8 +23,11 @@ def size(value, name, least=1):
 
 def real_dtype(dtype):
     """`dtype` as a NumPy dtype, float32 or float64."""
-    found = np.dtype(dtype)
-    if found not in (np.float32, np.float64):
+    try:
+        found = None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError):  # what NumPy makes of texts it cannot read
+        found = None
+    if found is None or found not in (np.float32, np.float64):
         raise ValueError(f"dtype is {dtype!r}, expected float32 or float64")
     return found
 
