@@ -197,11 +197,11 @@ class Recurrent(Module):
             "dtype": self.dtype.name,
         }
 
-    def extra_repr(self):
-        """Options that differ from the defaults."""
+    def extra_repr(self, **own):
+        """Options that differ from the defaults, `own` those of the kind's own options."""
         return options_repr(
             self, ("input_size", "hidden_size"), num_layers=1, bias=True, batch_first=False,
-            dropout=0.0, bidirectional=False, dtype=np.dtype("float32"),
+            dropout=0.0, bidirectional=False, dtype=np.dtype("float32"), **own,
         )
 
 
@@ -239,6 +239,10 @@ class RNN(Recurrent):
     def options(self):
         """The nonlinearity."""
         return {"nonlinearity": self.nonlinearity}
+
+    def extra_repr(self):
+        """Options that differ from the defaults."""
+        return super().extra_repr(nonlinearity="tanh")
 
 
 class LSTM(Recurrent):
@@ -313,6 +317,10 @@ class GRU(Recurrent):
     def options(self):
         """Where the reset gate acts."""
         return {"reset": self.reset}
+
+    def extra_repr(self):
+        """Options that differ from the defaults."""
+        return super().extra_repr(reset="after")
 
 
 def detach_state(state):
