@@ -439,6 +439,8 @@ def cross_entropy(logits, target, ignore_index=-100, reduction="mean"):
         )
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction is {reduction!r}, expected "mean", "sum" or "none"')
+    if target.dtype.kind == "u" and target.size and target.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"target has an entry of {target.max()}, beyond int64")
     flat = np.ascontiguousarray(target, np.int64).reshape(-1)
     losses, dlogits = _engine.cross_entropy_forward(
         config.engine(), _rows(logits.data), flat, ignore_index=ignore_index,
