@@ -1,4 +1,5 @@
 """Build the C engine, one static library an instruction set, and the Cython extension over it."""
+# SPDX-License-Identifier: Apache-2.0
 
 import os
 import platform
@@ -15,7 +16,14 @@ from setuptools._distutils.sysconfig import customize_compiler
 ROOT = Path(__file__).parent
 CSRC = Path("csrc")
 INCLUDE = [str(CSRC), str(CSRC / "include")]
-FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-fPIC",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+]
 WARNINGS = ["-Wall", "-Wextra", "-Werror"] if os.environ.get("RNNCORE_WERROR") else []
 
 
@@ -54,13 +62,20 @@ def isa_rows():
 
 def static_library(name, sources, flags):
     headers = [str(p) for p in sorted(CSRC.rglob("*")) if p.suffix in (".h", ".inc")]
-    return (name, {"sources": sources, "include_dirs": INCLUDE, "cflags": FLAGS + WARNINGS + flags,
-                   "obj_deps": {"": headers}})
+    return (
+        name,
+        {
+            "sources": sources,
+            "include_dirs": INCLUDE,
+            "cflags": FLAGS + WARNINGS + flags,
+            "obj_deps": {"": headers},
+        },
+    )
 
 
 openmp = ["-fopenmp"] if has_openmp() else []
 kernels = [
-    static_library(f"rnn_{name}", [str(CSRC / f"kernels/isa/{name}_f{b}.c") for b in (32, 64)], flags)
+    static_library(f"rnn_{name}", [f"{CSRC}/kernels/isa/{name}_f{b}.c" for b in (32, 64)], flags)
     for name, flags in isa_rows()
 ]
 sources = [str(p) for p in sorted(CSRC.rglob("*.c")) if p.parent.name != "isa"]
@@ -70,11 +85,13 @@ engine = Extension(
     "rnncore._engine",
     ["rnncore/_engine.pyx"],
     include_dirs=[*INCLUDE, numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
-                   ("RNN_BUILD_FLAGS", '"' + " ".join(FLAGS + openmp) + '"')],
+    define_macros=[
+        ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+        ("RNN_BUILD_FLAGS", '"' + " ".join(FLAGS + openmp) + '"'),
+    ],
     extra_compile_args=["-O2", "-fvisibility=hidden", *(["-Wall", "-Werror"] if WARNINGS else [])],
     extra_link_args=openmp,
-    depends=[str(p) for p in [*sorted(CSRC.rglob("*")), *sorted(Path("rnncore").glob("*.p[xy][dxi]"))]],
+    depends=[str(p) for p in sorted([*CSRC.rglob("*"), *Path("rnncore").glob("*.p[xy][dxi]")])],
 )
 
 setup(
@@ -83,8 +100,12 @@ setup(
     ext_modules=cythonize(
         [engine],
         compiler_directives={
-            "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True,
-            "freethreading_compatible": True, "embedsignature": True,
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "freethreading_compatible": True,
+            "embedsignature": True,
         },
     ),
 )

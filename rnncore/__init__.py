@@ -8,12 +8,25 @@ from rnncore.functional import concat, stack
 from rnncore.inference import Session
 from rnncore.io.native import load, save
 from rnncore.random import manual_seed
-from rnncore.tensor import Tensor, no_grad
+from rnncore.tape import no_grad
+from rnncore.tensor import Tensor
 from rnncore.threads import get_num_threads, set_num_threads
 
 __version__ = _build_info()["version"]
 
 __all__ = [
-    "Session", "Tensor", "concat", "functional", "get_num_threads", "load", "manual_seed", "nn",
-    "no_grad", "optim", "save", "set_num_threads", "show_config", "stack",
+    "Session",
+    "Tensor",
+    "concat",
+    "functional",
+    "get_num_threads",
+    "load",
+    "manual_seed",
+    "nn",
+    "no_grad",
+    "optim",
+    "save",
+    "set_num_threads",
+    "show_config",
+    "stack",
 ]

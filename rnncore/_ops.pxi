@@ -41,7 +41,7 @@ cdef cnp.ndarray index_vector(array, rows, str name):
     return indices
 
 
-# ---- linear ---------------------------------------------------------------------------------------
+# ---- linear -------------------------------------------------------------------------------------
 
 def linear_forward(Engine engine not None, x, weight, bias=None, int threads=1):
     """y = x weight^T + bias.
@@ -120,7 +120,7 @@ def linear_backward(Engine engine not None, dy, x, weight, *, bint need_dx=True,
     return dx
 
 
-# ---- embedding ------------------------------------------------------------------------------------
+# ---- embedding ----------------------------------------------------------------------------------
 
 def embedding_forward(Engine engine not None, indices, weight):
     """Rows of a table: y[n] = weight[indices[n]].
@@ -183,7 +183,7 @@ def embedding_backward(Engine engine not None, indices, dy, dweight, int64_t pad
     check(status)
 
 
-# ---- softmax --------------------------------------------------------------------------------------
+# ---- softmax ------------------------------------------------------------------------------------
 
 def cross_entropy_forward(Engine engine not None, logits, target, int64_t ignore_index=-100,
                           int threads=1, *, bint need_dlogits=True):
@@ -281,7 +281,7 @@ def softmax_backward(Engine engine not None, y, dy, bint log=False, int threads=
     return dx
 
 
-# ---- layer normalisation --------------------------------------------------------------------------
+# ---- layer normalisation ------------------------------------------------------------------------
 
 def layer_norm_forward(Engine engine not None, x, weight, bias, double eps, int threads=1):
     """Each row to mean 0 and variance 1, then scaled and shifted.
@@ -369,7 +369,7 @@ def layer_norm_backward(Engine engine not None, dy, x, mean, rstd, weight=None, 
     return dx
 
 
-# ---- activations ----------------------------------------------------------------------------------
+# ---- activations --------------------------------------------------------------------------------
 
 cdef rnn_map map_of(str name) except *:
     if name not in MAPS:

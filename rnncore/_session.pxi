@@ -278,8 +278,8 @@ cdef class Stream:
         cdef rnn_stream *handle = self.handle
         cdef void *source
         cdef void *target
-        if (not self.tokens and type(x) is cnp.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.number
-                and (<cnp.ndarray>x).ndim == 2 and (<cnp.ndarray>x).shape[0] == self.batch
+        if (not self.tokens and type(x) is cnp.ndarray
+                and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.number and (<cnp.ndarray>x).ndim == 2 and (<cnp.ndarray>x).shape[0] == self.batch
                 and (<cnp.ndarray>x).shape[1] == self.inputs
                 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)):
             array = <cnp.ndarray>x
@@ -304,8 +304,8 @@ cdef class Stream:
     def state(self):
         """The states in the model's own form (copies); may be set.
 
-        h (L, batch, H) of an RNN or GRU, (h, c) of an LSTM; of a Sequential a tuple with one entry a
-        recurrent module. None sets zeros.
+        h (L, batch, H) of an RNN or GRU, (h, c) of an LSTM; of a Sequential a tuple with one entry
+        a recurrent module. None sets zeros.
         """
         pairs = self.get_state()
         return pairs if self.form is None else self.form._form(pairs)

@@ -6,9 +6,9 @@ import hashlib
 import json
 
 import numpy as np
-from rnncore.io.native import read_safetensors, write_safetensors
 
 from rnncore import nn, random
+from rnncore.io.native import read_safetensors, write_safetensors
 from rnncore.train import Epoch, Settings, Trainer
 
 KEY = "rnncore_checkpoint"

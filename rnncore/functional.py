@@ -1,170 +1,12 @@
 """Operations on tensors: what each computes, and beside it how its gradient goes back."""
 # SPDX-License-Identifier: Apache-2.0
 
-import builtins
-
 import numpy as np
 
 from rnncore import _engine, config, random
-from rnncore.tensor import Tensor, as_tensor, needs_grad, record
+from rnncore.tape import needs_grad
+from rnncore.tensor import Tensor, as_tensor, record
 from rnncore.threads import get_num_threads
-
-# ---- arithmetic ---------------------------------------------------------------------------------
-
-
-def _pair(a, b):
-    """Two operands as tensors of one dtype; Python numbers take the other's."""
-    if isinstance(a, Tensor):
-        return a, as_tensor(b, a.dtype, "other")
-    return as_tensor(a, b.dtype, "other"), b
-
-
-def _unbroadcast(grad, shape):
-    """Sum a gradient over the axes along which its operand was repeated."""
-    if grad.shape == shape:
-        return grad
-    extra = grad.ndim - len(shape)
-    repeated = [k + extra for k, n in enumerate(shape) if n == 1 and grad.shape[k + extra] != 1]
-    return grad.sum(axis=(*range(extra), *repeated), keepdims=True).reshape(shape)
-
-
-def neg(a):
-    """-a, element by element."""
-    return record("neg", -a.data, (a,), lambda g: (-g,))
-
-
-def add(a, b):
-    """A + b, element by element, with NumPy's broadcasting."""
-    a, b = _pair(a, b)
-    return record(
-        "add",
-        a.data + b.data,
-        (a, b),
-        lambda g: (_unbroadcast(g, a.shape), _unbroadcast(g, b.shape)),
-    )
-
-
-def sub(a, b):
-    """A - b, element by element, with NumPy's broadcasting."""
-    a, b = _pair(a, b)
-    return record(
-        "sub",
-        a.data - b.data,
-        (a, b),
-        lambda g: (_unbroadcast(g, a.shape), _unbroadcast(-g, b.shape)),
-    )
-
-
-def mul(a, b):
-    """A * b, element by element, with NumPy's broadcasting."""
-    a, b = _pair(a, b)
-
-    def backward(g):
-        return (
-            _unbroadcast(g * b.data, a.shape) if a.requires_grad else None,
-            _unbroadcast(g * a.data, b.shape) if b.requires_grad else None,
-        )
-
-    return record("mul", a.data * b.data, (a, b), backward)
-
-
-def div(a, b):
-    """A / b, element by element, with NumPy's broadcasting."""
-    a, b = _pair(a, b)
-
-    def backward(g):
-        return (
-            _unbroadcast(g / b.data, a.shape) if a.requires_grad else None,
-            _unbroadcast(-g * a.data / (b.data * b.data), b.shape) if b.requires_grad else None,
-        )
-
-    return record("div", a.data / b.data, (a, b), backward)
-
-
-def pow(a, exponent):
-    """A ** exponent, for a Python number as exponent."""
-    if isinstance(exponent, (Tensor, np.ndarray)):
-        raise TypeError(f"exponent is {type(exponent).__name__}, expected a Python number")
-    return record(
-        "pow",
-        a.data**exponent,
-        (a,),
-        lambda g: (g * exponent * a.data ** (exponent - 1) if exponent else np.zeros_like(g),),
-    )
-
-
-def matmul(a, b):
-    """Matrix product, as `numpy.matmul`."""
-    a, b = _pair(a, b)
-
-    def backward(g):
-        left = a.data[None, :] if a.ndim == 1 else a.data
-        right = b.data[:, None] if b.ndim == 1 else b.data
-        g = g[..., None, :] if a.ndim == 1 and b.ndim > 1 else g
-        g = g[..., :, None] if b.ndim == 1 and a.ndim > 1 else g
-        g = g.reshape(1, 1) if a.ndim == b.ndim == 1 else g
-        da = np.matmul(g, np.swapaxes(right, -1, -2))
-        db = np.matmul(np.swapaxes(left, -1, -2), g)
-        return (
-            _unbroadcast(da, left.shape).reshape(a.shape),
-            _unbroadcast(db, right.shape).reshape(b.shape),
-        )
-
-    return record("matmul", np.matmul(a.data, b.data), (a, b), backward)
-
-
-def astype(a, dtype, name="input"):
-    """The same values in a wider dtype; a narrower one is refused."""
-    dtype = np.dtype(dtype)
-    if not np.can_cast(a.dtype, dtype, "safe"):
-        raise TypeError(f"{name} has dtype {a.dtype}, expected {dtype}")
-    return record("astype", a.data.astype(dtype), (a,), lambda g: (g.astype(a.dtype),))
-
-
-# ---- shape --------------------------------------------------------------------------------------
-
-
-def sum(a, axis=None, keepdims=False):
-    """Sum over all or some axes, as `numpy.sum`."""
-    data = np.asarray(a.data.sum(axis=axis, keepdims=keepdims), a.dtype)
-
-    def backward(g):
-        if axis is not None and not keepdims:
-            g = np.expand_dims(g, axis)
-        return (np.broadcast_to(g, a.shape),)
-
-    return record("sum", data, (a,), backward)
-
-
-def mean(a, axis=None, keepdims=False):
-    """Mean over all or some axes, as `numpy.mean`."""
-    total = sum(a, axis, keepdims)
-    return div(total, a.size / builtins.max(total.size, 1) if a.size else float("nan"))
-
-
-def reshape(a, *shape):
-    """The same elements in another shape, as `numpy.reshape`."""
-    return record("reshape", a.data.reshape(*shape), (a,), lambda g: (g.reshape(a.shape),))
-
-
-def transpose(a, *axes):
-    """Axes in another order, as `numpy.transpose`; reversed if none are given."""
-    axes = axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
-    order = tuple(axes) or tuple(range(a.ndim))[::-1]
-    back = np.argsort([k % a.ndim for k in order]) if order else ()
-    return record("transpose", a.data.transpose(order), (a,), lambda g: (g.transpose(back),))
-
-
-def getitem(a, index):
-    """a[index], with any index NumPy takes."""
-    index = index.data if isinstance(index, Tensor) else index
-
-    def backward(g):
-        grad = np.zeros_like(a.data)
-        np.add.at(grad, index, g)
-        return (grad,)
-
-    return record("getitem", a.data[index], (a,), backward)
 
 
 def concat(tensors, axis=0):
@@ -284,14 +126,18 @@ def linear(x, weight, bias=None):
         dw, dw_out = _accumulator(weight)
         db, db_out = _accumulator(bias)
         dx = _engine.linear_backward(
-            engine, _rows(g), rows, weight.data, need_dx=x.requires_grad, dweight=dw, dbias=db,
+            engine,
+            _rows(g),
+            rows,
+            weight.data,
+            need_dx=x.requires_grad,
+            dweight=dw,
+            dbias=db,
             threads=threads,
         )
         return None if dx is None else dx.reshape(x.shape), dw_out, db_out
 
-    return record(
-        "linear", y.reshape(*x.shape[:-1], weight.shape[0]), (x, weight, bias), backward
-    )
+    return record("linear", y.reshape(*x.shape[:-1], weight.shape[0]), (x, weight, bias), backward)
 
 
 def embedding(indices, weight, padding_idx=None):
@@ -347,7 +193,10 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
     engine = config.engine()
     rows = _rows(x.data)
     y, mean_, rstd = _engine.layer_norm_forward(
-        engine, rows, None if weight is None else weight.data, None if bias is None else bias.data,
+        engine,
+        rows,
+        None if weight is None else weight.data,
+        None if bias is None else bias.data,
         eps,
     )
 
@@ -386,16 +235,26 @@ def recurrent_layer(cell, x, weights, h0=None, c0=None, *, lengths=None, batch_f
     training = needs_grad(parents)
     threads = get_num_threads()
     y, hn, cn, tape = _engine.layer_forward(
-        config.engine(), cell, x.data,
+        config.engine(),
+        cell,
+        x.data,
         [tuple(None if w is None else w.data for w in direction) for direction in weights],
-        lengths=lengths, h0=None if h0 is None else h0.data, c0=None if c0 is None else c0.data,
-        batch_first=batch_first, training=training, threads=threads,
+        lengths=lengths,
+        h0=None if h0 is None else h0.data,
+        c0=None if c0 is None else c0.data,
+        batch_first=batch_first,
+        training=training,
+        threads=threads,
     )
 
     def backward(dy, dhn, dcn):
         buffers = [[_accumulator(w) for w in direction] for direction in weights]
         dx, dh0, dc0 = tape.backward(
-            dy, dhn, dcn, need_dx=x.requires_grad, threads=threads,
+            dy,
+            dhn,
+            dcn,
+            need_dx=x.requires_grad,
+            threads=threads,
             gradients=[tuple(b for b, _ in direction) for direction in buffers],
         )
         return (dx, dh0, dc0, *(out for direction in buffers for _, out in direction))
@@ -406,10 +265,9 @@ def recurrent_layer(cell, x, weights, h0=None, c0=None, *, lengths=None, batch_f
 # ---- losses -------------------------------------------------------------------------------------
 
 
-def _reduce(total, count, reduction):
+def _check_reduction(reduction):
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction is {reduction!r}, expected "mean", "sum" or "none"')
-    return div(sum(total), count) if reduction == "mean" else sum(total)
 
 
 def cross_entropy(logits, target, ignore_index=-100, reduction="mean"):
@@ -437,13 +295,15 @@ def cross_entropy(logits, target, ignore_index=-100, reduction="mean"):
             f"target has shape {target.shape}, expected {logits.shape[:-1]} "
             f"for logits of shape {logits.shape}, which must be (N, V) or (V,)"
         )
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction is {reduction!r}, expected "mean", "sum" or "none"')
+    _check_reduction(reduction)
     if target.dtype.kind == "u" and target.size and target.max() > np.iinfo(np.int64).max:
         raise ValueError(f"target has an entry of {target.max()}, beyond int64")
     flat = np.ascontiguousarray(target, np.int64).reshape(-1)
     losses, dlogits = _engine.cross_entropy_forward(
-        config.engine(), _rows(logits.data), flat, ignore_index=ignore_index,
+        config.engine(),
+        _rows(logits.data),
+        flat,
+        ignore_index=ignore_index,
         threads=get_num_threads(),
     )
     if reduction == "none":
@@ -470,9 +330,12 @@ def mse_loss(x, target, reduction="mean"):
     target = as_tensor(target, x.dtype, "target")
     if target.shape != x.shape:
         raise ValueError(f"target has shape {target.shape}, expected the input's = {x.shape}")
-    difference = sub(x, target)
-    square = mul(difference, difference)
-    return square if reduction == "none" else _reduce(square, builtins.max(x.size, 1), reduction)
+    _check_reduction(reduction)
+    difference = x - target
+    square = difference * difference
+    if reduction == "none":
+        return square
+    return square.sum() if reduction == "sum" else square.mean()
 
 
 def softmax(x):

@@ -1,51 +1,11 @@
-"""Tensors, and the tape that remembers which operation made them."""
+"""Tensors: arrays that remember how they were made."""
 # SPDX-License-Identifier: Apache-2.0
-
-import contextlib
-import contextvars
 
 import numpy as np
 
-_recording = contextvars.ContextVar("rnncore_recording", default=True)
+from rnncore.tape import Node, back_propagate, needs_grad
 
-
-@contextlib.contextmanager
-def no_grad():
-    """Record nothing inside: results do not require gradients. Holds for this thread only."""
-    token = _recording.set(False)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
-
-
-def is_recording():
-    """Whether operations are recorded just now in this thread."""
-    return _recording.get()
-
-
-class Node:
-    """One entry of the tape: an operation, the tensors it was given, and how to go back.
-
-    Parameters
-    ----------
-    name : str
-        The operation, for messages.
-    parents : sequence of Tensor or None
-        What it was given.
-    backward : callable
-        Takes the gradient of each output (None: not used) and returns one gradient a parent (None:
-        none, or added to the parent's `grad` already).
-    outputs : int
-    """
-
-    __slots__ = ("backward", "grads", "name", "parents")
-
-    def __init__(self, name, parents, backward, outputs=1):
-        self.name = name
-        self.parents = parents
-        self.backward = backward
-        self.grads = [None] * outputs
+_quiet = np.errstate(all="ignore")  # NaN and infinity are data: operations say nothing of them
 
 
 class Tensor:
@@ -69,7 +29,7 @@ class Tensor:
     requires_grad : bool
     """
 
-    __slots__ = ("_index", "_node", "data", "grad", "requires_grad")
+    __slots__ = ("data", "grad", "index", "node", "requires_grad")
     __array_ufunc__ = None  # array * tensor is the tensor's business
 
     def __init__(self, data, requires_grad=False, dtype=None):
@@ -90,14 +50,14 @@ class Tensor:
         self.data = array
         self.grad = None
         self.requires_grad = bool(requires_grad)
-        self._node = None
-        self._index = 0
+        self.node = None
+        self.index = 0
 
     shape = property(lambda self: self.data.shape, doc="Shape of `data`.")
     dtype = property(lambda self: self.data.dtype, doc="Dtype of `data`.")
     ndim = property(lambda self: self.data.ndim, doc="Number of axes.")
     size = property(lambda self: self.data.size, doc="Number of elements.")
-    is_leaf = property(lambda self: self._node is None, doc="Whether no operation made it.")
+    is_leaf = property(lambda self: self.node is None, doc="Whether no operation made it.")
 
     @property
     def T(self):  # noqa: N802 (NumPy's and PyTorch's name)
@@ -123,7 +83,7 @@ class Tensor:
     def __repr__(self):
         """Values, dtype, and how it came about."""
         values = np.array2string(self.data, separator=", ", prefix="Tensor(")
-        origin = f", op={self._node.name}" if self._node is not None else ""
+        origin = f", op={self.node.name}" if self.node is not None else ""
         flag = ", requires_grad=True" if self.requires_grad and not origin else ""
         return f"Tensor({values}, dtype={self.dtype}{flag}{origin})"
 
@@ -145,17 +105,12 @@ class Tensor:
         if not self.requires_grad:
             raise RuntimeError("backward of a tensor that does not require a gradient")
         seed = self._seed(gradient)
-        if self._node is None:
+        if self.node is None:
             self.add_grad(seed)
             return
-        order = _in_order(self._node)
-        self._receive(seed)
-        for node in reversed(order):
-            grads = node.backward(*node.grads)
-            for parent, grad in zip(node.parents, grads, strict=True):
-                if parent is not None and grad is not None:
-                    parent._receive(grad)
-            _free(node)
+        self.node.receive(self.index, seed)
+        with np.errstate(all="ignore"):  # NaN and infinity are data
+            back_propagate(self.node)
 
     def _seed(self, gradient):
         if gradient is None:
@@ -175,15 +130,12 @@ class Tensor:
             raise ValueError(f"gradient has shape {array.shape}, expected {self.shape}")
         return array
 
-    def _receive(self, grad):
-        """Take a gradient: a leaf keeps it, else it waits for its operation's turn."""
-        if self._node is None:
-            if self.requires_grad:
-                self.add_grad(grad)
-            return
-        grads = self._node.grads
-        waiting = grads[self._index]
-        grads[self._index] = grad if waiting is None else waiting + grad
+    def receive(self, grad):
+        """Take a gradient on its way back: a leaf keeps it, else its operation does."""
+        if self.node is not None:
+            self.node.receive(self.index, grad)
+        elif self.requires_grad:
+            self.add_grad(grad)
 
     def add_grad(self, grad):
         """Add to `grad`, which becomes an array of its own."""
@@ -200,67 +152,164 @@ class Tensor:
             self.grad = np.array(self.grad, self.dtype, order="C")
         return self.grad
 
-    # Arithmetic: the operations stand in functional.py, beside their way back.
+    # ---- arithmetic: each operation, and beside it how its gradient goes back
 
-    def __neg__(self):  # noqa: D105
-        return _functional().neg(self)
+    def __neg__(self):
+        """-a."""
+        return record("neg", -self.data, (self,), lambda g: (-g,))
 
-    def __add__(self, other):  # noqa: D105
-        return _functional().add(self, other)
+    @_quiet
+    def __add__(self, other):
+        """A + b, with NumPy's broadcasting."""
+        a, b = self, as_tensor(other, self.dtype, "other")
+        return record(
+            "add",
+            a.data + b.data,
+            (a, b),
+            lambda g: (_unbroadcast(g, a.shape), _unbroadcast(g, b.shape)),
+        )
 
     __radd__ = __add__
 
-    def __sub__(self, other):  # noqa: D105
-        return _functional().sub(self, other)
+    @_quiet
+    def __sub__(self, other):
+        """A - b, with NumPy's broadcasting."""
+        a, b = self, as_tensor(other, self.dtype, "other")
+        return record(
+            "sub",
+            a.data - b.data,
+            (a, b),
+            lambda g: (_unbroadcast(g, a.shape), _unbroadcast(-g, b.shape)),
+        )
 
-    def __rsub__(self, other):  # noqa: D105
-        return _functional().sub(other, self)
+    def __rsub__(self, other):
+        """B - a, with NumPy's broadcasting."""
+        return as_tensor(other, self.dtype, "other") - self
 
-    def __mul__(self, other):  # noqa: D105
-        return _functional().mul(self, other)
+    @_quiet
+    def __mul__(self, other):
+        """A * b, element by element, with NumPy's broadcasting."""
+        a, b = self, as_tensor(other, self.dtype, "other")
+
+        def backward(g):
+            return (
+                _unbroadcast(g * b.data, a.shape) if a.requires_grad else None,
+                _unbroadcast(g * a.data, b.shape) if b.requires_grad else None,
+            )
+
+        return record("mul", a.data * b.data, (a, b), backward)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other):  # noqa: D105
-        return _functional().div(self, other)
+    @_quiet
+    def __truediv__(self, other):
+        """A / b, element by element, with NumPy's broadcasting."""
+        a, b = self, as_tensor(other, self.dtype, "other")
 
-    def __rtruediv__(self, other):  # noqa: D105
-        return _functional().div(other, self)
+        def backward(g):
+            return (
+                _unbroadcast(g / b.data, a.shape) if a.requires_grad else None,
+                _unbroadcast(-g * a.data / (b.data * b.data), b.shape) if b.requires_grad else None,
+            )
 
-    def __pow__(self, exponent):  # noqa: D105
-        return _functional().pow(self, exponent)
+        return record("div", a.data / b.data, (a, b), backward)
 
-    def __matmul__(self, other):  # noqa: D105
-        return _functional().matmul(self, other)
+    def __rtruediv__(self, other):
+        """B / a, element by element, with NumPy's broadcasting."""
+        return as_tensor(other, self.dtype, "other") / self
 
-    def __rmatmul__(self, other):  # noqa: D105
-        return _functional().matmul(other, self)
+    @_quiet
+    def __pow__(self, exponent):
+        """A ** exponent, for a Python number as exponent."""
+        if isinstance(exponent, (Tensor, np.ndarray)):
+            raise TypeError(f"exponent is {type(exponent).__name__}, expected a Python number")
 
-    def __getitem__(self, index):  # noqa: D105
-        return _functional().getitem(self, index)
+        def backward(g):
+            if exponent == 0:
+                return (np.zeros_like(g),)
+            return (g * exponent * self.data ** (exponent - 1),)
 
+        return record("pow", self.data**exponent, (self,), backward)
+
+    @_quiet
+    def __matmul__(self, other):
+        """Matrix product, as `numpy.matmul`."""
+        a, b = self, as_tensor(other, self.dtype, "other")
+
+        def backward(g):
+            left = a.data[None, :] if a.ndim == 1 else a.data
+            right = b.data[:, None] if b.ndim == 1 else b.data
+            if a.ndim == 1:
+                g = np.expand_dims(g, -1 if b.ndim == 1 else -2)
+            if b.ndim == 1:
+                g = np.expand_dims(g, -1)
+            da = np.matmul(g, np.swapaxes(right, -1, -2))
+            db = np.matmul(np.swapaxes(left, -1, -2), g)
+            return (
+                _unbroadcast(da, left.shape).reshape(a.shape),
+                _unbroadcast(db, right.shape).reshape(b.shape),
+            )
+
+        return record("matmul", np.asarray(np.matmul(a.data, b.data)), (a, b), backward)
+
+    def __rmatmul__(self, other):
+        """Matrix product with this tensor on the right."""
+        return as_tensor(other, self.dtype, "other") @ self
+
+    def __getitem__(self, index):
+        """a[index], with any index NumPy takes."""
+        index = index.data if isinstance(index, Tensor) else index
+
+        def backward(g):
+            grad = np.zeros_like(self.data)
+            np.add.at(grad, index, g)
+            return (grad,)
+
+        return record("getitem", self.data[index], (self,), backward)
+
+    @_quiet
     def sum(self, axis=None, keepdims=False):
         """Sum over all or some axes, as `numpy.sum`."""
-        return _functional().sum(self, axis, keepdims)
+
+        def backward(g):
+            if axis is not None and not keepdims:
+                g = np.expand_dims(g, axis)
+            return (np.broadcast_to(g, self.shape),)
+
+        total = np.asarray(self.data.sum(axis=axis, keepdims=keepdims), self.dtype)
+        return record("sum", total, (self,), backward)
 
     def mean(self, axis=None, keepdims=False):
-        """Mean over all or some axes, as `numpy.mean`."""
-        return _functional().mean(self, axis, keepdims)
+        """Mean over all or some axes, as `numpy.mean`; NaN over nothing."""
+        total = self.sum(axis, keepdims)
+        return total / (self.size / total.size if self.size else float("nan"))
 
     def reshape(self, *shape):
         """The same elements in another shape, as `numpy.reshape`."""
-        return _functional().reshape(self, *shape)
+        data = self.data.reshape(*shape)
+        return record("reshape", data, (self,), lambda g: (g.reshape(self.shape),))
 
     def transpose(self, *axes):
         """Axes in another order, as `numpy.transpose`; reversed if none are given."""
-        return _functional().transpose(self, *axes)
+        axes = axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
+        order = tuple(axes) or tuple(range(self.ndim))[::-1]
+        back = np.argsort([k % self.ndim for k in order]) if order else ()
+        data = self.data.transpose(order)
+        return record("transpose", data, (self,), lambda g: (g.transpose(back),))
+
+    def astype(self, dtype, name="tensor"):
+        """The same values in a wider dtype; a narrower one is refused, naming `name`."""
+        data = _converted(self.data, np.dtype(dtype), name, True)
+        return record("astype", data, (self,), lambda g: (g.astype(self.dtype),))
 
 
-def _functional():
-    """The operations; imported late because they are made of tensors."""
-    from rnncore import functional
-
-    return functional
+def _unbroadcast(grad, shape):
+    """Sum a gradient over the axes along which its operand was repeated."""
+    if grad.shape == shape:
+        return grad
+    extra = grad.ndim - len(shape)
+    repeated = [k + extra for k, n in enumerate(shape) if n == 1 and grad.shape[k + extra] != 1]
+    return grad.sum(axis=(*range(extra), *repeated), keepdims=True).reshape(shape)
 
 
 def record(name, data, parents, backward):
@@ -286,14 +335,9 @@ def record(name, data, parents, backward):
         for index, output in enumerate(outputs):
             if output is not None:
                 output.requires_grad = True
-                output._node = node
-                output._index = index
+                output.node = node
+                output.index = index
     return tuple(outputs) if several else outputs[0]
-
-
-def needs_grad(tensors):
-    """Whether an operation on these tensors is to be recorded."""
-    return _recording.get() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def as_tensor(value, dtype=None, name="input"):
@@ -315,7 +359,7 @@ def as_tensor(value, dtype=None, name="input"):
     if isinstance(value, Tensor):
         if dtype is None or value.dtype == dtype:
             return value
-        return _functional().astype(value, dtype, name)
+        return value.astype(dtype, name)
     given = isinstance(value, (np.ndarray, np.generic))
     array = np.asarray(value)
     if dtype is not None:
@@ -325,7 +369,7 @@ def as_tensor(value, dtype=None, name="input"):
 
 
 def _converted(array, dtype, name, given):
-    """`array` as `dtype`; arrays the caller made must fit without loss, Python numbers may round."""
+    """`array` as `dtype`: arrays a caller made must fit without loss, Python numbers may round."""
     if array.dtype == dtype:
         return array
     if array.dtype.kind not in "fiub":
@@ -335,29 +379,3 @@ def _converted(array, dtype, name, given):
     if not given and dtype.kind in "iu" and array.dtype.kind == "f" and array.size:
         raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype}")
     return array.astype(dtype)
-
-
-def _in_order(last):
-    """Nodes behind `last`, each after those it depends on."""
-    order, seen, stack = [], {id(last)}, [(last, 0)]
-    while stack:
-        node, index = stack.pop()
-        if node.parents is None:
-            raise RuntimeError(
-                f"the tape of {node.name} has been used up by an earlier backward: "
-                "run the forward again"
-            )
-        if index == len(node.parents):
-            order.append(node)
-            continue
-        stack.append((node, index + 1))
-        parent = node.parents[index]
-        if parent is not None and parent._node is not None and id(parent._node) not in seen:
-            seen.add(id(parent._node))
-            stack.append((parent._node, 0))
-    return order
-
-
-def _free(node):
-    node.parents = node.backward = None
-    node.grads = [None] * len(node.grads)

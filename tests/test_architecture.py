@@ -212,7 +212,7 @@ def declarations(text):
 
 def test_header_includes_the_standard_only():
     assert {name for name, _ in includes(HEADER)} <= {"stddef.h", "stdint.h"}
-    assert not re.search(r"avx|neon|sse", code(HEADER), re.I)
+    assert not re.search(r"\b(avx|neon|sse)", code(HEADER), re.I)
 
 
 def test_pxd_declares_only_what_the_header_has():
@@ -248,26 +248,28 @@ def test_the_engine_is_included_once():
 
 # ---- the Python package ----------------------------------------------------------------------
 
-# Lower floors know nothing of higher ones. A module is on the floor of the longest name that fits.
+# Lower floors know nothing of higher ones. Tensor's operators are functional's operations, so these
+# two share a floor.
 FLOORS = {
     "_engine": 0,
     "config": 1,
     "threads": 1,
     "random": 1,
+    "tape": 1,
     "tensor": 2,
     "functional": 3,
     "nn": 4,
-    "inference": 4,
     "optim": 4,
+    "testing": 4,
     "io": 5,
-    "testing": 5,
+    "inference": 6,
     "text": 6,
-    "character_model": 6,
-    "checkpoint": 6,
-    "train": 6,
-    "generate": 6,
-    "cli": 7,
-    "__main__": 8,
+    "train": 7,
+    "character_model": 7,
+    "generate": 7,
+    "checkpoint": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 
 
@@ -316,9 +318,6 @@ def test_python_imports_point_one_way():
             other = floor(target) if target.startswith("rnncore.") else None
             if other is not None and other > floor(name):
                 wrong.append(f"{name} imports {target}")
-            same = target.split(".")[1:2] == name.split(".")[1:2]
-            if other is not None and other == floor(name) >= 7 and not same:
-                wrong.append(f"{name} imports {target}")
     assert not wrong
 
 
@@ -352,7 +351,8 @@ def test_import_brings_numpy_only():
     )
     assert "rnncore._engine" in loaded
     tops = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names
-    assert {top for top in tops if not top.startswith("_cython")} <= {"rnncore", "numpy"}
+    tops = {top for top in tops if not top.startswith(("cython_", "_cython_"))}
+    assert tops <= {"numpy", "rnncore"}
     assert not [name for name in loaded if name.startswith("rnncore.cli")]
 
 

@@ -62,9 +62,7 @@ def test_every_target_counts_unless_told_otherwise():
 @pytest.mark.parametrize("target", [[0, 4, 2, 2], [0, -100, 2, -100]], ids=str)
 def test_gradient_of_cross_entropy(target, reduction, engine):
     given = Tensor(drawn(4, 5), requires_grad=True)
-    gradcheck(
-        lambda x: scalar(functional.cross_entropy(x, target, reduction=reduction)), [given]
-    )
+    gradcheck(lambda x: scalar(functional.cross_entropy(x, target, reduction=reduction)), [given])
 
 
 def test_cross_entropy_of_one_row():

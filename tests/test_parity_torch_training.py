@@ -77,7 +77,7 @@ def test_optimiser_step_by_step(name, options, dtype):
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop"])
 def test_optimiser_of_a_new_learning_rate(name):
-    """The learning rate of a parameter group may be changed between steps."""
+    """The learning rate may be changed between steps."""
     rng = np.random.default_rng(2)
     start = draw(rng, (3, 4), "float64")
     mine, other = nn.Parameter(start.copy()), torch.nn.Parameter(torch.tensor(start))
@@ -86,7 +86,7 @@ def test_optimiser_of_a_new_learning_rate(name):
         getattr(torch.optim, name)([other], lr=0.1),
     )
     for rate in (0.1, 0.01, 0.3):
-        optimiser.param_groups[0]["lr"] = oracle.param_groups[0]["lr"] = rate
+        optimiser.lr = oracle.param_groups[0]["lr"] = rate
         gradient = draw(rng, (3, 4), "float64")
         mine.grad, other.grad = gradient, torch.tensor(gradient)
         optimiser.step()

@@ -191,9 +191,7 @@ def test_shapes(name):
 @pytest.mark.parametrize("axis", [0, 1, -1, -2])
 def test_concat_and_stack(axis):
     shapes = [(2, 3), (2, 3), (2, 3)]
-    check(
-        lambda *t: functional.stack(t, axis), *shapes, expected=lambda *t: np.stack(t, axis)
-    )
+    check(lambda *t: functional.stack(t, axis), *shapes, expected=lambda *t: np.stack(t, axis))
     shapes[1] = (2, 1) if axis in (1, -1) else (0, 3)
     check(
         lambda *t: functional.concat(t, axis), *shapes, expected=lambda *t: np.concatenate(t, axis)
@@ -528,6 +526,7 @@ def test_gradcheck_sees_a_wrong_gradient():
     from rnncore.tensor import record
 
     for factor in (1.0001, -1.0):
+
         def wrong(a, factor=factor):
             return record("wrong", a.data * 2, (a,), lambda g: (2 * factor * g,)).sum()
 

@@ -60,6 +60,10 @@ def solve(problem, arrays):
     outputs += [(n, g, final) for (_, n, g), final in zip(problem.states, finals, strict=True)]
     sum((tensor * torch.tensor(arrays[g])).sum() for _, g, tensor in outputs).backward()
     answers = {name: tensor.detach().numpy() for name, _, tensor in outputs}
-    answers |= {f"grad.{name}": tensor.grad.numpy() for name, tensor in given.items()}
-    answers |= {f"grad.{name}": p.grad.numpy() for name, p in module.named_parameters()}
-    return answers
+    leaves = {**given, **dict(module.named_parameters())}
+    return answers | {f"grad.{name}": gradient_of(leaf) for name, leaf in leaves.items()}
+
+
+def gradient_of(leaf):
+    """Zeros where no row is long enough to reach it, which torch leaves as None."""
+    return (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad).detach().numpy()

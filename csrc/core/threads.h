@@ -16,8 +16,9 @@ typedef struct rnn_team {
 /* What each thread of a team runs: its rank is 0..team->size-1. */
 typedef void (*rnn_task)(rnn_team *team, int rank, void *context);
 
-/* Run `task` on up to `threads` threads, subnormals flushed to zero in each, and return when all are
- * done. In a forked child of a process that used threads it runs on one: the others do not exist. */
+/* Run `task` on up to `threads` threads, subnormals flushed to zero in each, and return when all
+ * are done. In a forked child of a process that used threads it runs on one: the others do not
+ * exist. */
 void rnn_team_run(int threads, rnn_task task, void *context);
 
 /* Wait until every thread of the team is here: spins briefly, then yields the CPU, so that another

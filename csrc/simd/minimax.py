@@ -174,7 +174,7 @@ def c_literal(value, real_bits):
 
 
 def split_ln2(real_bits, head_bits):
-    """ln 2 as a head of few bits (its products by integers are exact) and a rounded tail."""
+    """Ln 2 as a head of few bits (its products by integers are exact) and a rounded tail."""
     bits = 24 if real_bits == 32 else 53
     head = round_to(LN2, head_bits)
     return head, round_to(LN2 - head, bits)

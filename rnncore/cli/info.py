@@ -3,11 +3,10 @@
 
 import os
 
-from rnncore.io.native import read_safetensors
-
 import rnncore
 from rnncore import checkpoint
 from rnncore.cli.errors import mendable
+from rnncore.io.native import read_safetensors
 
 
 def add(commands):

@@ -157,8 +157,13 @@ def _write_atomically(path, chunks):
     try:
         with os.fdopen(handle, "wb") as file:
             for chunk in chunks:
-                file.write(chunk if isinstance(chunk, bytes) else chunk.data.cast("B")
-                           if chunk.size else b"")
+                file.write(
+                    chunk
+                    if isinstance(chunk, bytes)
+                    else chunk.data.cast("B")
+                    if chunk.size
+                    else b""
+                )
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
@@ -203,8 +208,9 @@ def read_safetensors(path):
         if len(start) < 8 or length > min(size - 8, HEADER_MAX):
             raise ValueError(
                 f"{path} is not a safetensors file: its {size} bytes cannot hold "
-                f"a header of {length}" if len(start) == 8 else
-                f"{path} is not a safetensors file: it has {size} bytes"
+                f"a header of {length}"
+                if len(start) == 8
+                else f"{path} is not a safetensors file: it has {size} bytes"
             )
         text = file.read(length)
         try:
@@ -252,7 +258,9 @@ def _tensors(header, data):
         if not isinstance(shape, list) or len(shape) > 32 or not all(map(_is_count, shape)):
             raise ValueError(f"{name!r} has shape {shape!r:.80}")
         if (
-            not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets))
+            not isinstance(offsets, list)
+            or len(offsets) != 2
+            or not all(map(_is_count, offsets))
             or not offsets[0] <= offsets[1] <= len(data)
         ):
             raise ValueError(
@@ -274,8 +282,8 @@ def _tensors(header, data):
     if end != len(data):
         raise ValueError(f"the tensors end at byte {end}, the file has {len(data)}")
     return {
-        name: np.frombuffer(data[begin:stop], _DTYPES[dtype]).reshape(shape).astype(
-            np.dtype(_DTYPES[dtype]).newbyteorder("="), copy=True
-        )
+        name: np.frombuffer(data[begin:stop], _DTYPES[dtype])
+        .reshape(shape)
+        .astype(np.dtype(_DTYPES[dtype]).newbyteorder("="), copy=True)
         for begin, stop, name, dtype, shape in places
     }

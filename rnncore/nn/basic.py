@@ -38,8 +38,11 @@ class Linear(Module):
     def spec(self):
         """Describe the module, see `Module.spec`."""
         return {
-            "kind": "Linear", "in_features": self.in_features, "out_features": self.out_features,
-            "bias": self.bias is not None, "dtype": self.dtype.name,
+            "kind": "Linear",
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.bias is not None,
+            "dtype": self.dtype.name,
         }
 
     def extra_repr(self):
@@ -86,8 +89,10 @@ class Embedding(Module):
     def spec(self):
         """Describe the module, see `Module.spec`."""
         return {
-            "kind": "Embedding", "num_embeddings": self.num_embeddings,
-            "embedding_dim": self.embedding_dim, "padding_idx": self.padding_idx,
+            "kind": "Embedding",
+            "num_embeddings": self.num_embeddings,
+            "embedding_dim": self.embedding_dim,
+            "padding_idx": self.padding_idx,
             "dtype": self.dtype.name,
         }
 
@@ -140,8 +145,11 @@ class LayerNorm(Module):
     def spec(self):
         """Describe the module, see `Module.spec`."""
         return {
-            "kind": "LayerNorm", "normalized_shape": self.normalized_shape[0], "eps": self.eps,
-            "elementwise_affine": self.elementwise_affine, "bias": self.bias is not None,
+            "kind": "LayerNorm",
+            "normalized_shape": self.normalized_shape[0],
+            "eps": self.eps,
+            "elementwise_affine": self.elementwise_affine,
+            "bias": self.bias is not None,
             "dtype": self.dtype.name,
         }
 

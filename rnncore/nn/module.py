@@ -180,7 +180,7 @@ class Module:
 
 
 def options_repr(module, positional, **options):
-    """`extra_repr` text: values of the positional names, then the options that differ from these."""
+    """Text for `extra_repr`: the positional names' values, then options that differ from these."""
     parts = [str(getattr(module, name)) for name in positional]
     parts += [
         f"{name}={getattr(module, name)!r}"

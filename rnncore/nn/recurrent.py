@@ -39,8 +39,16 @@ class Recurrent(Module):
     has_c = False
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
-        bidirectional=False, *, dtype="float32",
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        bias=True,
+        batch_first=False,
+        dropout=0.0,
+        bidirectional=False,
+        *,
+        dtype="float32",
     ):
         super().__init__()
         self.input_size = size(input_size, "input_size", 0)
@@ -152,8 +160,10 @@ class Recurrent(Module):
         layers = self.num_layers * self.num_directions
         shape = (layers, rows, self.hidden_size) if batched else (layers, self.hidden_size)
         if state.shape != shape:
-            formula = "(num_layers * num_directions, batch, hidden_size)" if batched else (
-                "(num_layers * num_directions, hidden_size)"
+            formula = (
+                "(num_layers * num_directions, batch, hidden_size)"
+                if batched
+                else ("(num_layers * num_directions, hidden_size)")
             )
             raise ValueError(f"{name} has shape {state.shape}, expected {formula} = {shape}")
         return state if batched else state.reshape(layers, 1, self.hidden_size)
@@ -166,8 +176,13 @@ class Recurrent(Module):
                 x = functional.dropout(x, self.dropout, self.training)
             part = slice(layer * directions, (layer + 1) * directions)
             x, hn, cn = functional.recurrent_layer(
-                self.cell, x, self.layer_weights(layer), self._part(h, part), self._part(c, part),
-                lengths=lengths, batch_first=self.batch_first,
+                self.cell,
+                x,
+                self.layer_weights(layer),
+                self._part(h, part),
+                self._part(c, part),
+                lengths=lengths,
+                batch_first=self.batch_first,
             )
             finals[0].append(hn)
             finals[1].append(cn)
@@ -200,8 +215,15 @@ class Recurrent(Module):
     def extra_repr(self, **own):
         """Options that differ from the defaults, `own` those of the kind's own options."""
         return options_repr(
-            self, ("input_size", "hidden_size"), num_layers=1, bias=True, batch_first=False,
-            dropout=0.0, bidirectional=False, dtype=np.dtype("float32"), **own,
+            self,
+            ("input_size", "hidden_size"),
+            num_layers=1,
+            bias=True,
+            batch_first=False,
+            dropout=0.0,
+            bidirectional=False,
+            dtype=np.dtype("float32"),
+            **own,
         )
 
 
@@ -223,13 +245,28 @@ class RNN(Recurrent):
     """
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True,
-        batch_first=False, dropout=0.0, bidirectional=False, *, dtype="float32",
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        nonlinearity="tanh",
+        bias=True,
+        batch_first=False,
+        dropout=0.0,
+        bidirectional=False,
+        *,
+        dtype="float32",
     ):
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f'nonlinearity is {nonlinearity!r}, expected "tanh" or "relu"')
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
             dtype=dtype,
         )
         self.nonlinearity = nonlinearity
@@ -298,13 +335,28 @@ class GRU(Recurrent):
     gates = 3
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
-        bidirectional=False, *, reset="after", dtype="float32",
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        bias=True,
+        batch_first=False,
+        dropout=0.0,
+        bidirectional=False,
+        *,
+        reset="after",
+        dtype="float32",
     ):
         if reset not in ("after", "before"):
             raise ValueError(f'reset is {reset!r}, expected "after" or "before"')
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
             dtype=dtype,
         )
         self.reset = reset
@@ -324,7 +376,7 @@ class GRU(Recurrent):
 
 
 def detach_state(state):
-    """Return a state (nested tuples of Tensor or None) cut off from the tape, for truncated BPTT."""
+    """Return a state (nested tuples of Tensor or None) cut off from the tape: truncated BPTT."""
     if state is None:
         return None
     return state.detach() if isinstance(state, Tensor) else tuple(map(detach_state, state))

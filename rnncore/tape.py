@@ -1,0 +1,87 @@
+"""The tape: operations in the order they ran, and the way back along them."""
+# SPDX-License-Identifier: Apache-2.0
+
+import contextlib
+import contextvars
+
+_recording = contextvars.ContextVar("rnncore_recording", default=True)
+
+
+@contextlib.contextmanager
+def no_grad():
+    """Record nothing inside: results do not require gradients. Holds for this thread only."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def needs_grad(tensors):
+    """Whether an operation on these tensors (None: not given) is to be recorded."""
+    return _recording.get() and any(t is not None and t.requires_grad for t in tensors)
+
+
+class Node:
+    """One entry of the tape: an operation, the tensors it was given, and how to go back.
+
+    Parameters
+    ----------
+    name : str
+        The operation, for messages.
+    parents : sequence of Tensor or None
+        What it was given.
+    backward : callable
+        Takes the gradient of each output (None: not used) and returns one gradient a parent (None:
+        none, or added to the parent's `grad` already).
+    outputs : int
+    """
+
+    __slots__ = ("backward", "grads", "name", "parents")
+
+    def __init__(self, name, parents, backward, outputs=1):
+        self.name = name
+        self.parents = parents
+        self.backward = backward
+        self.grads = [None] * outputs
+
+    def receive(self, index, grad):
+        """Add to the gradient of output `index`, which waits for this operation's turn."""
+        waiting = self.grads[index]
+        self.grads[index] = grad if waiting is None else waiting + grad
+
+    def free(self):
+        """Forget everything that was kept for the way back."""
+        self.parents = self.backward = None
+        self.grads = [None] * len(self.grads)
+
+
+def back_propagate(node):
+    """Go back from `node`, whose outputs have their gradients; frees the tape behind it."""
+    for entry in reversed(_in_order(node)):
+        grads = entry.backward(*entry.grads)
+        for parent, grad in zip(entry.parents, grads, strict=True):
+            if parent is not None and grad is not None:
+                parent.receive(grad)
+        entry.free()
+
+
+def _in_order(last):
+    """Nodes behind `last`, each after those it depends on."""
+    order, seen, stack = [], {id(last)}, [(last, 0)]
+    while stack:
+        node, index = stack.pop()
+        if node.parents is None:
+            raise RuntimeError(
+                f"the tape of {node.name} has been used up by an earlier backward: "
+                "run the forward again"
+            )
+        if index == len(node.parents):
+            order.append(node)
+            continue
+        stack.append((node, index + 1))
+        parent = node.parents[index]
+        if parent is not None and parent.node is not None and id(parent.node) not in seen:
+            seen.add(id(parent.node))
+            stack.append((parent.node, 0))
+    return order
