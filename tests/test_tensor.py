@@ -291,6 +291,34 @@ def test_dropout(p):
     assert functional.dropout(x, p, training=False) is x
 
 
+def test_dropout_of_infinity_warns_of_nothing():
+    """0 * infinity is NaN, as the formula says; warnings are errors in this suite."""
+    y = functional.dropout(Tensor(np.full(50, np.inf, "f4")), 0.5).data
+    assert set(np.isnan(y)) == {False, True}
+    assert np.isposinf(y[~np.isnan(y)]).all()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, w, b: functional.linear(x, w, b),
+        lambda x, w, b: functional.embedding([[0, 1], [4, 4]], w),
+        lambda x, w, b: functional.layer_norm(w, b[:4], b[1:]),
+        lambda x, w, b: functional.recurrent_layer(
+            "rnn_tanh",
+            x[None],
+            [(w[:2], w[:2, :2], b[:2], None)],
+            b[None, None, :2] + x[None, :, :2],
+        )[0],
+    ],
+    ids=["linear", "embedding", "layer_norm", "recurrent_layer"],
+)
+def test_arrays_serve_as_weights(call):
+    x, w, b = drawn(3, 4), drawn(5, 4, seed=1), drawn(5, seed=2)
+    expected = call(Tensor(x), Tensor(w), Tensor(b))
+    assert_same_bits(call(x, w, b).data, expected.data)
+
+
 def test_astype():
     """Wider only; the gradient comes back in the narrower dtype."""
     x = Tensor(drawn(3, 4).astype("float32"), requires_grad=True)
@@ -490,6 +518,28 @@ def test_a_wider_tensor_second_widens_nothing_first():
     assert b.grad.dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int16"])
+def test_small_integers_are_summed_without_wrapping(dtype):
+    ones = np.ones((300, 2), dtype)
+    assert Tensor(ones).sum().item() == 600
+    assert_same_bits(Tensor(ones).sum(0).data, ones.sum(0))
+
+
+def test_a_numpy_number_as_exponent_widens_nothing():
+    x = Tensor(F4 * 2, requires_grad=True)
+    y = x ** np.float64(3)
+    assert y.dtype == np.float32
+    y.sum().backward()
+    assert_same_bits(x.grad, np.full(3, 12, "f4"))
+
+
+@pytest.mark.parametrize("join", [functional.concat, functional.stack])
+def test_joining_converts_nothing(join):
+    for other in (F8, np.arange(3)):
+        with pytest.raises(TypeError, match=r"tensors\[1\] has dtype .*tensors\[0\] = float32"):
+            join([Tensor(F4), other])
+
+
 # ---- errors and the rest ------------------------------------------------------------------------
 
 
@@ -503,6 +553,10 @@ def test_a_wider_tensor_second_widens_nothing_first():
         (lambda: leaf(3, 4) @ leaf(3, 4), ValueError, "matmul"),
         (lambda: leaf(3, 4).reshape(5), ValueError, "reshape"),
         (lambda: leaf(3)[3], IndexError, "out of bounds"),
+        (lambda: functional.linear(F4, F4), ValueError, r"weight has shape \(3,\)"),
+        (lambda: functional.embedding([0], F4), ValueError, r"weight has shape \(3,\)"),
+        (lambda: functional.softmax(Tensor(1.0)), ValueError, r"input has shape \(\)"),
+        (lambda: functional.layer_norm(Tensor(1.0)), ValueError, r"input has shape \(\)"),
         (lambda: leaf(3).item(), ValueError, "size"),
         (lambda: functional.concat([]), ValueError, "need at least one"),
     ],
@@ -519,6 +573,28 @@ def test_attributes_and_repr():
     assert repr(x + x) == "Tensor([[2., 4.]], dtype=float32, op=add)"
     assert x.numpy() is x.data
     assert x.sum().item() == 3.0
+
+
+def test_numpy_and_python_take_the_value():
+    array = drawn(2, 3)
+    x = Tensor(array, requires_grad=True)
+    assert np.asarray(x) is array
+    assert np.asarray(x, "f4").dtype == np.float32
+    copied = np.array(x)
+    assert copied is not array
+    assert_same_bits(copied, array)
+    assert float(x.sum()) == x.sum().item()
+    assert [bool(Tensor([v])) for v in (0.0, 2.0)] == [False, True]
+    with pytest.raises(ValueError, match=r"truth of a tensor of shape \(2, 3\)"):
+        bool(x)
+
+
+def test_a_product_leaves_out_the_gradient_nobody_wants():
+    a, b = Tensor(drawn(3, 4)), leaf(4, 2)
+    y = a @ b
+    left, right = y.node.backward(np.ones((3, 2)))
+    assert left is None
+    assert_same_bits(right, a.data.T @ np.ones((3, 2)))
 
 
 def test_gradcheck_sees_a_wrong_gradient():
