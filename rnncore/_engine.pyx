@@ -70,7 +70,8 @@ cdef rnn_blas_gemm blas_pointer(str name) except *:
     try:
         from scipy.linalg import cython_blas
     except ImportError as error:
-        raise RuntimeError("gemm is \"blas\", which needs SciPy: pip install rnncore[blas]") from error
+        text = 'gemm is "blas", which needs SciPy: pip install "rnncore[blas]"'
+        raise RuntimeError(text) from error
     capsule = cython_blas.__pyx_capi__[name]
     return <rnn_blas_gemm>PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))
 

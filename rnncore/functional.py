@@ -296,6 +296,8 @@ def cross_entropy(logits, target, ignore_index=-100, reduction="mean"):
             f"for logits of shape {logits.shape}, which must be (N, V) or (V,)"
         )
     _check_reduction(reduction)
+    if target.dtype.kind == "u" and target.size and target.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"target has an entry of {target.max()}, beyond int64")
     flat = np.ascontiguousarray(target, np.int64).reshape(-1)
     losses, dlogits = _engine.cross_entropy_forward(
         config.engine(),

@@ -318,7 +318,7 @@ def test_byte_swapped_arrays():
     swapped = x.astype(x.dtype.newbyteorder())
     assert_same_bits(session.run(swapped), expected)
     assert_same_bits(run_stepwise(stream, swapped), expected)
-    with pytest.raises(ValueError, match="out is written in place.*byte order"):
+    with pytest.raises(ValueError, match=r"out is written in place.*byte order"):
         stream.step(x[0], np.empty((BATCH, 17), swapped.dtype))
 
 

@@ -212,8 +212,8 @@ class Recurrent(Module):
             "dtype": self.dtype.name,
         }
 
-    def extra_repr(self):
-        """Options that differ from the defaults."""
+    def extra_repr(self, **own):
+        """Options that differ from the defaults, `own` those of the kind's own options."""
         return options_repr(
             self,
             ("input_size", "hidden_size"),
@@ -223,6 +223,7 @@ class Recurrent(Module):
             dropout=0.0,
             bidirectional=False,
             dtype=np.dtype("float32"),
+            **own,
         )
 
 
@@ -275,6 +276,10 @@ class RNN(Recurrent):
     def options(self):
         """The nonlinearity."""
         return {"nonlinearity": self.nonlinearity}
+
+    def extra_repr(self):
+        """Options that differ from the defaults."""
+        return super().extra_repr(nonlinearity="tanh")
 
 
 class LSTM(Recurrent):
@@ -364,6 +369,10 @@ class GRU(Recurrent):
     def options(self):
         """Where the reset gate acts."""
         return {"reset": self.reset}
+
+    def extra_repr(self):
+        """Options that differ from the defaults."""
+        return super().extra_repr(reset="after")
 
 
 def detach_state(state):
