@@ -279,7 +279,8 @@ cdef class Stream:
         cdef void *source
         cdef void *target
         if (not self.tokens and type(x) is cnp.ndarray
-                and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.number and (<cnp.ndarray>x).ndim == 2 and (<cnp.ndarray>x).shape[0] == self.batch
+                and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.number
+                and (<cnp.ndarray>x).ndim == 2 and (<cnp.ndarray>x).shape[0] == self.batch
                 and (<cnp.ndarray>x).shape[1] == self.inputs
                 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)):
             array = <cnp.ndarray>x
