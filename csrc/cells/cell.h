@@ -21,7 +21,7 @@ enum rnn_phase_id {
 struct rnn_phase_info {
     size_t accumulators;
     size_t inputs;
-    int input[4];     /* gate of accumulators 0 .. inputs - 1 */
+    int input[4]; /* gate of accumulators 0 .. inputs - 1 */
     size_t recurrents;
     int recurrent[4]; /* gate of the last `recurrents` accumulators */
 };

@@ -18,8 +18,8 @@ void rnn_release(void *memory);
 /* *total = *total + count * size rounded up to the alignment; fails when that overflows. */
 rnn_status rnn_size_add(size_t *total, size_t count, size_t size);
 
-/* One allocation cut into aligned pieces: add up sizes with rnn_arena_need, allocate once, then take
- * the same pieces in any order. */
+/* One allocation cut into aligned pieces: add up sizes with rnn_arena_need, allocate once, then
+ * take the same pieces in any order. */
 typedef struct rnn_arena {
     char *base;
     size_t used, size;

@@ -10,10 +10,10 @@ rnn_status rnn_fail(rnn_status status, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 /* Leave the calling function with the status of a failing expression. */
-#define RNN_TRY(expression)                         \
-    do {                                            \
-        rnn_status status_ = (expression);          \
-        if (status_ != RNN_OK) return status_;      \
+#define RNN_TRY(expression)                    \
+    do {                                       \
+        rnn_status status_ = (expression);     \
+        if (status_ != RNN_OK) return status_; \
     } while (0)
 
 #endif

@@ -23,9 +23,9 @@
 #endif
 
 enum {
-    SPINS = 4000,      /* about 40 us of pauses, far above a step's imbalance */
-    STALLS_CROWDED = 2,/* stalls of a call from which on its CPUs count as crowded */
-    REST_MAX = 256     /* calls at most that a thread then makes alone before it tries again */
+    SPINS = 4000,       /* about 40 us of pauses, far above a step's imbalance */
+    STALLS_CROWDED = 2, /* stalls of a call from which on its CPUs count as crowded */
+    REST_MAX = 256      /* calls at most that a thread then makes alone before it tries again */
 };
 
 /* A stall is a wait that outlasted the spinning for a thread that had no CPU. */
@@ -74,8 +74,9 @@ static void sleep_in(rnn_team *team, int phase) {
 #endif
 }
 
-/* The last one is here: let the others go on. Where CPUs are too crowded for the team to run side by
- * side every barrier would cost a time slice, so an elastic team then becomes its first thread. */
+/* The last one is here: let the others go on. Where CPUs are too crowded for the team to run side
+ * by side every barrier would cost a time slice, so an elastic team then becomes its first thread.
+ */
 static void end_phase(rnn_team *team, int phase) {
     const int slept = atomic_load(&team->sleepers) > 0;
     if (slept && was_switched()) atomic_fetch_add(&team->stalls, 1);
@@ -109,7 +110,8 @@ static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
 }
 
 #ifdef _OPENMP
-/* Each time a team finds its CPUs crowded, its caller works alone twice as long before it tries again. */
+/* Each time a team finds its CPUs crowded, its caller works alone twice as long before it tries
+ * again. */
 static void learn(const rnn_team *team) {
     if (atomic_load(&team->stalls) >= STALLS_CROWDED) {
         rest = rest == 0 ? 1 : rest < REST_MAX ? 2 * rest : REST_MAX;

@@ -8,8 +8,8 @@
 
 /* Shared by the threads of one rnn_team_run. */
 typedef struct rnn_team {
-    atomic_int size;     /* shrinks to 1 at a barrier where an elastic team finds its CPUs crowded */
-    int elastic;         /* set by rank 0: no share of work is kept from before a barrier to after it */
+    atomic_int size; /* shrinks to 1 at a barrier where an elastic team finds its CPUs crowded */
+    int elastic;     /* set by rank 0: no share of work is kept from before a barrier to after it */
     atomic_int started;
     atomic_int sleepers;
     atomic_int stalls;
@@ -20,13 +20,14 @@ typedef struct rnn_team {
 /* What each thread of a team runs: its rank is 0..team->size-1. */
 typedef void (*rnn_task)(rnn_team *team, int rank, void *context);
 
-/* Run `task` on up to `threads` threads, subnormals flushed to zero in each, and return when all are
- * done. In a forked child of a process that used threads it runs on one: the others do not exist. */
+/* Run `task` on up to `threads` threads, subnormals flushed to zero in each, and return when all
+ * are done. In a forked child of a process that used threads it runs on one: the others do not
+ * exist. */
 void rnn_team_run(int threads, rnn_task task, void *context);
 
-/* Wait until every thread of the team is here: spins briefly, then sleeps. Beside programs that keep
- * the CPUs busy a team costs a few time slices a call, not one a barrier: an elastic one shrinks, and
- * the calling thread then works alone for some calls. Neither changes a result. */
+/* Wait until every thread of the team is here: spins briefly, then sleeps. Beside programs that
+ * keep the CPUs busy a team costs a few time slices a call, not one a barrier: an elastic one
+ * shrinks, and the calling thread then works alone for some calls. Neither changes a result. */
 void rnn_team_wait(rnn_team *team);
 
 /* The part [*begin, *end) of `count` items for `rank` of `size`, in multiples of `unit`. */

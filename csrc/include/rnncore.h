@@ -38,9 +38,9 @@ extern "C" {
 
 typedef enum rnn_status {
     RNN_OK = 0,
-    RNN_ERR_ARGUMENT = 1,    /* an argument is out of its range or does not fit another */
-    RNN_ERR_MEMORY = 2,      /* an allocation failed or a size overflows */
-    RNN_ERR_UNSUPPORTED = 3  /* what was asked is not in this build or on this machine */
+    RNN_ERR_ARGUMENT = 1,   /* an argument is out of its range or does not fit another */
+    RNN_ERR_MEMORY = 2,     /* an allocation failed or a size overflows */
+    RNN_ERR_UNSUPPORTED = 3 /* what was asked is not in this build or on this machine */
 } rnn_status;
 
 typedef enum rnn_dtype { RNN_FLOAT32 = 0, RNN_FLOAT64 = 1 } rnn_dtype;
@@ -73,7 +73,7 @@ RNN_API const char *rnn_last_error(void);
 /* Number of instruction sets compiled in; index 0 is the plainest. */
 RNN_API int rnn_isa_count(void);
 
-/* Name of instruction set `index` (NULL if there is none); *supported says whether this CPU has it. */
+/* Name of instruction set `index`, NULL if there is none; *supported: whether this CPU has it. */
 RNN_API const char *rnn_isa_name(int index, int *supported);
 
 /* Threads to use by default: OMP_NUM_THREADS if set, else the CPUs this process may use
@@ -99,9 +99,9 @@ typedef void (*rnn_blas_gemm)(char *transa, char *transb, int *m, int *n, int *k
 
 typedef struct rnn_engine_options {
     size_t size;
-    const char *isa;      /* NULL: the best this CPU has */
+    const char *isa; /* NULL: the best this CPU has */
     rnn_gemm gemm;
-    rnn_blas_gemm sgemm;  /* needed by RNN_GEMM_BLAS, may be NULL otherwise */
+    rnn_blas_gemm sgemm; /* needed by RNN_GEMM_BLAS, may be NULL otherwise */
     rnn_blas_gemm dgemm;
 } rnn_engine_options;
 
@@ -182,7 +182,6 @@ typedef struct rnn_layer_grad {
 RNN_API rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad);
 RNN_API void rnn_tape_free(rnn_tape *tape);
 
-
 /* ---- sessions: frozen, packed models for inference ---------------------------------------- */
 
 /* A model ready to run: layers in order, weights copied and packed. Built by one thread, then
@@ -217,13 +216,15 @@ RNN_API rnn_status rnn_session_recurrent_shape(const rnn_session *session, size_
                                                int *directions, int *has_c);
 
 typedef struct rnn_session_io {
-    size_t steps;                 /* T */
-    size_t rows;                  /* B */
-    const int64_t *lengths;       /* [B], 0..T each, any order; NULL: all T */
-    rnn_sequence x;               /* [T,B,I], or int64_t [T,B,1] for tokens; read */
-    rnn_sequence y;               /* [T,B,O], written */
-    const void *const *h0, *const *c0; /* one [D,B,H] a recurrent layer; NULL, or an entry NULL: zeros */
-    void *const *hn, *const *cn;  /* the same, written; NULL, or an entry NULL: not wanted */
+    size_t steps;           /* T */
+    size_t rows;            /* B */
+    const int64_t *lengths; /* [B], 0..T each, any order; NULL: all T */
+    rnn_sequence x;         /* [T,B,I], or int64_t [T,B,1] for tokens; read */
+    rnn_sequence y;         /* [T,B,O], written */
+    const void *const *h0;  /* one [D,B,H] a recurrent layer; NULL, or an entry NULL: zeros */
+    const void *const *c0;  /* the same */
+    void *const *hn;        /* the same, written; NULL, or an entry NULL: not wanted */
+    void *const *cn;        /* the same */
     int threads;
 } rnn_session_io;
 

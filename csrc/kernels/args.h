@@ -11,10 +11,10 @@
 #include <stddef.h>
 
 enum {
-    RNN_LANES = 16,                    /* columns of a group */
-    RNN_WIDE = 4,                      /* groups of a single matrix's panel */
+    RNN_LANES = 16, /* columns of a group */
+    RNN_WIDE = 4,   /* groups of a single matrix's panel */
     RNN_WIDE_LANES = RNN_WIDE * RNN_LANES,
-    RNN_TILE_ROWS_MAX = 12             /* no dialect's register tile has more rows */
+    RNN_TILE_ROWS_MAX = 12 /* no dialect's register tile has more rows */
 };
 
 struct rnn_panels {
@@ -30,24 +30,24 @@ struct rnn_product {
     size_t rows;
     size_t begin, end;
     struct rnn_panels w;
-    const void *x;     /* [rows][ldx], K used */
+    const void *x; /* [rows][ldx], K used */
     size_t ldx;
     const void *start; /* [rows][ld_start]; NULL: zeros; ld_start 0: one row for all */
     size_t ld_start;
-    void *y;           /* [rows][ldy]; may be start */
+    void *y; /* [rows][ldy]; may be start */
     size_t ldy;
     size_t span;
-    size_t width;      /* columns y and start have: what lies beyond is never touched */
+    size_t width; /* columns y and start have: what lies beyond is never touched */
 };
 
 /* y[m] += sum over k of a[k][m] * b[k], k ascending, for one panel of b. */
 struct rnn_outer {
-    size_t rows;       /* M, a multiple of the tile's rows for b's groups */
-    size_t inner;      /* K */
-    const void *a;     /* [M / tile][K][tile] */
-    const void *b;     /* [K][groups][16] */
+    size_t rows;   /* M, a multiple of the tile's rows for b's groups */
+    size_t inner;  /* K */
+    const void *a; /* [M / tile][K][tile] */
+    const void *b; /* [K][groups][16] */
     size_t groups;
-    void *y;           /* [M][ldy], groups * 16 columns read and written */
+    void *y; /* [M][ldy], groups * 16 columns read and written */
     size_t ldy;
 };
 
@@ -69,20 +69,20 @@ struct rnn_step {
     void *gates;
     size_t ld_gates;
     int keep;
-    const void *bias;       /* [panels][accumulators][16] */
-    const void *x;          /* [rows][ldx] */
+    const void *bias; /* [panels][accumulators][16] */
+    const void *x;    /* [rows][ldx] */
     size_t ldx;
     struct rnn_panels w_ih;
     /* The recurrent product; w_hh.data NULL: the gates hold its result already. */
-    const void *a;          /* [rows][ld_a] h, or reset * h for the second phase of GRU_BEFORE */
+    const void *a; /* [rows][ld_a] h, or reset * h for the second phase of GRU_BEFORE */
     size_t ld_a;
     struct rnn_panels w_hh;
     /* States: which are used is the cell's matter. */
-    const void *h, *c;      /* [rows][ld_h], [rows][ld_c] before the step */
+    const void *h, *c; /* [rows][ld_h], [rows][ld_c] before the step */
     size_t ld_h, ld_c;
-    void *h_out, *c_out;    /* [rows][ld_h_out], [rows][ld_c_out] after it; c_out may be c */
+    void *h_out, *c_out; /* [rows][ld_h_out], [rows][ld_c_out] after it; c_out may be c */
     size_t ld_h_out, ld_c_out;
-    const void *first;      /* GRU_BEFORE phase 2: activated gates of phase 1 [rows][ld_first] */
+    const void *first; /* GRU_BEFORE phase 2: activated gates of phase 1 [rows][ld_first] */
     size_t ld_first;
 };
 
@@ -91,27 +91,27 @@ struct rnn_step {
 struct rnn_back {
     size_t rows, hidden;
     size_t begin, end;
-    const void *dy;         /* [rows][ld_dy] gradient of this step's output, or NULL */
+    const void *dy; /* [rows][ld_dy] gradient of this step's output, or NULL */
     size_t ld_dy;
-    const void *dh;         /* [rows][ld_dh] carried from the step after past its gates, or NULL */
+    const void *dh; /* [rows][ld_dh] carried from the step after past its gates, or NULL */
     size_t ld_dh;
-    const void *dnext;      /* [rows][ld_dnext] */
+    const void *dnext; /* [rows][ld_dnext] */
     size_t ld_dnext;
-    struct rnn_panels w;    /* recurrent weights, inner = gates in panel order; data NULL: none */
-    const void *gates;      /* [rows][ld_gates] activated gates, as kept by the step */
+    struct rnn_panels w; /* recurrent weights, inner = gates in panel order; data NULL: none */
+    const void *gates;   /* [rows][ld_gates] activated gates, as kept by the step */
     size_t ld_gates;
-    const void *second;     /* GRU_BEFORE: activated gates of phase 2 [rows][ld_second] */
+    const void *second; /* GRU_BEFORE: activated gates of phase 2 [rows][ld_second] */
     size_t ld_second;
-    const void *before;     /* [rows][ld_before] LSTM: c before the step; GRUs: h before it */
+    const void *before; /* [rows][ld_before] LSTM: c before the step; GRUs: h before it */
     size_t ld_before;
-    const void *after;      /* [rows][ld_after] LSTM: c after the step; Elman: h after it */
+    const void *after; /* [rows][ld_after] LSTM: c after the step; Elman: h after it */
     size_t ld_after;
-    void *dgates;           /* [rows][ld_dgates] gradients of the gates for the input part */
+    void *dgates; /* [rows][ld_dgates] gradients of the gates for the input part */
     size_t ld_dgates;
-    void *dgates_h;         /* GRU: the same for the recurrent part [rows][ld_dgates] */
-    void *dsecond;          /* GRU_BEFORE: gradients of phase 2's gate [rows][ld_dsecond] */
+    void *dgates_h; /* GRU: the same for the recurrent part [rows][ld_dgates] */
+    void *dsecond;  /* GRU_BEFORE: gradients of phase 2's gate [rows][ld_dsecond] */
     size_t ld_dsecond;
-    void *carry;            /* [rows][ld_carry] LSTM: dc; GRUs: dh past the gates; may be dh */
+    void *carry; /* [rows][ld_carry] LSTM: dc; GRUs: dh past the gates; may be dh */
     size_t ld_carry;
 };
 

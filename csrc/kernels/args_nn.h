@@ -53,8 +53,8 @@ struct rnn_cross_entropy {
     const void *x;         /* [rows][width] */
     const int64_t *target; /* [rows], in range or `ignore`: then loss and row of dx are zeros */
     int64_t ignore;
-    void *losses;          /* [rows] */
-    void *dx;              /* [rows][width]; NULL: not wanted; may be x */
+    void *losses; /* [rows] */
+    void *dx;     /* [rows][width]; NULL: not wanted; may be x */
 };
 
 /* y = (x - mean) rstd weight + bias, rstd = 1 / sqrt(variance + eps), over each row; y may be x. */
@@ -66,7 +66,7 @@ struct rnn_norm_forward {
     double eps;
     void *y;
     size_t ldy;
-    void *mean, *rstd;         /* [rows]; NULL: not wanted */
+    void *mean, *rstd; /* [rows]; NULL: not wanted */
 };
 
 /* dx of each row. */
@@ -92,7 +92,7 @@ struct rnn_sgd {
     size_t n;
     void *param;
     const void *grad;
-    void *buffer;     /* NULL without momentum */
+    void *buffer; /* NULL without momentum */
     double lr, momentum, dampening, weight_decay;
     int nesterov, first;
 };
@@ -106,8 +106,8 @@ struct rnn_adam {
     double decay;        /* factor of the parameters before the step */
     double weight_decay; /* added to the gradient */
     double beta1, beta2, eps;
-    double step_size;    /* lr / (1 - beta1^step) */
-    double root_scale;   /* 1 / sqrt(1 - beta2^step) */
+    double step_size;  /* lr / (1 - beta1^step) */
+    double root_scale; /* 1 / sqrt(1 - beta2^step) */
 };
 
 /* One step of RMSprop. */

@@ -10,7 +10,7 @@ struct rnn_engine {
     const char *isa;
     const struct rnn_kernels *kernels[2]; /* by rnn_dtype */
     rnn_gemm gemm;
-    rnn_blas_gemm blas[2];                /* by rnn_dtype; NULL without BLAS */
+    rnn_blas_gemm blas[2]; /* by rnn_dtype; NULL without BLAS */
 };
 
 static inline const struct rnn_kernels *rnn_kernels_of(const rnn_engine *engine, rnn_dtype dtype) {

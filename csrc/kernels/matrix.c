@@ -30,7 +30,8 @@ static size_t gradient_columns(const struct rnn_gates *gates) {
     return gates->count == 1 ? gates->units : rnn_gates_width(gates);
 }
 
-/* The unit at which group q begins, and the row of the weight that holds it (0: the group is zeros). */
+/* The unit at which group q begins, and the row of the weight that holds it (0: the group is
+ * zeros). */
 static int group_row(const struct rnn_gates *gates, size_t q, size_t *unit, size_t *row) {
     const int gate = gates->gate[q % gates->count];
     *unit = q / gates->count * RNN_LANES;
@@ -186,8 +187,8 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
 
 /* The parts of one rank's work area, in reals. */
 struct gradient_work {
-    size_t share;       /* columns of a, at most */
-    size_t columns;     /* of b, rounded up to groups */
+    size_t share;   /* columns of a, at most */
+    size_t columns; /* of b, rounded up to groups */
     size_t micro, panel, accumulators;
 };
 
@@ -255,8 +256,8 @@ void rnn_weight_gradient(const struct rnn_weight_gradient *g, int rank, int team
     char *acc = micro + (work.micro + work.panel) * size;
     memset(acc, 0, work.accumulators * size);
     if (rnn_use_blas(g->engine, g->dtype))
-        rnn_blas_outer(g->engine, g->dtype, end - begin, g->columns, g->rows,
-                       at(g->a, begin, size), g->lda, g->b, g->ldb, acc, work.columns);
+        rnn_blas_outer(g->engine, g->dtype, end - begin, g->columns, g->rows, at(g->a, begin, size),
+                       g->lda, g->b, g->ldb, acc, work.columns);
     else
         gradient_packed(g, &work, begin, end, micro, acc);
     BY_REAL(size, add_rows, g, (const void *)acc, work.columns, begin, end);

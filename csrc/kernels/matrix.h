@@ -11,9 +11,9 @@ enum { RNN_GATES_MAX = 4 };
 /* How the rows of a weight [gates * units, n] are laid out in panels: which of the matrix's gates
  * each group holds. One gate: panels of 64 units. Several: panels of 16 units, a group a gate. */
 struct rnn_gates {
-    size_t units;                /* rows of one gate */
-    size_t count;                /* groups of a panel; 1: single matrix */
-    int gate[RNN_GATES_MAX];     /* gate of each group, in the order of the weight's rows; -1: zeros */
+    size_t units;            /* rows of one gate */
+    size_t count;            /* groups of a panel; 1: single matrix */
+    int gate[RNN_GATES_MAX]; /* gate of each group, in the order of the weight's rows; -1: zeros */
 };
 
 /* Panels, and the columns of a row in panel order, padding included. */
@@ -34,8 +34,8 @@ rnn_status rnn_matrix_pack(struct rnn_matrix *matrix, const rnn_engine *engine, 
                            const struct rnn_gates *gates, const void *weight, size_t ld,
                            size_t inner, int blas);
 
-/* Prepare the same weight to map gates in panel order back to `columns` values: dx = dgates W. For a
- * single matrix the gates are `units` values without padding. */
+/* Prepare the same weight to map gates in panel order back to `columns` values: dx = dgates W. For
+ * a single matrix the gates are `units` values without padding. */
 rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engine *engine,
                                       rnn_dtype dtype, const struct rnn_gates *gates,
                                       const void *weight, size_t ld, size_t columns, int blas);
@@ -61,8 +61,8 @@ struct rnn_operands {
 void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_operands *operands,
                          int rank, int size);
 
-/* dW[gate * units + unit][j] += sum over the rows r of a[r][column of that gate and unit] * b[r][j]:
- * a [rows][lda] in panel order, b [rows][ldb] of `columns`, dW row stride ld. `work` holds
+/* dW[gate * units + unit][j] += sum over the rows r of a[r][column of that gate and unit] *
+ * b[r][j]: a [rows][lda] in panel order, b [rows][ldb] of `columns`, dW row stride ld. `work` holds
  * rnn_weight_gradient_work() bytes for each rank. This thread's share; no barrier. */
 struct rnn_weight_gradient {
     const rnn_engine *engine;

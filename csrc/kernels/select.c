@@ -7,8 +7,12 @@
 #include "core/status.h"
 #include "kernels/engine.h"
 
-#define DECLARE(isa) extern const struct rnn_kernels rnn_kernels_##isa##_f32, rnn_kernels_##isa##_f64
-#define ROW(isa, bits) {#isa, bits, {&rnn_kernels_##isa##_f32, &rnn_kernels_##isa##_f64}}
+#define DECLARE(isa) \
+    extern const struct rnn_kernels rnn_kernels_##isa##_f32, rnn_kernels_##isa##_f64
+#define ROW(isa, bits)                                                     \
+    {                                                                      \
+        #isa, bits, { &rnn_kernels_##isa##_f32, &rnn_kernels_##isa##_f64 } \
+    }
 
 DECLARE(reference);
 DECLARE(baseline);
@@ -28,8 +32,8 @@ static const struct isa {
     ROW(baseline, 0),
 #if defined(__x86_64__)
     ROW(avx2, RNN_CPU_AVX2 | RNN_CPU_FMA),
-    ROW(avx512, RNN_CPU_FMA | RNN_CPU_AVX2 | RNN_CPU_AVX512F | RNN_CPU_AVX512BW |
-                    RNN_CPU_AVX512DQ | RNN_CPU_AVX512VL),
+    ROW(avx512, RNN_CPU_FMA | RNN_CPU_AVX2 | RNN_CPU_AVX512F | RNN_CPU_AVX512BW | RNN_CPU_AVX512DQ |
+                    RNN_CPU_AVX512VL),
 #elif defined(__aarch64__)
     ROW(neon, RNN_CPU_NEON),
 #endif
@@ -58,7 +62,10 @@ static rnn_status find_isa(const char *name, const struct isa **found) {
     if (!name) *found = best;
     if (!*found)
         return rnn_fail(RNN_ERR_ARGUMENT, "isa is \"%s\", this build knows: reference, baseline%s",
-                        name, ISAS > 3 ? ", avx2, avx512" : ISAS > 2 ? ", neon" : "");
+                        name,
+                        ISAS > 3   ? ", avx2, avx512"
+                        : ISAS > 2 ? ", neon"
+                                   : "");
     if (!runs_here(*found))
         return rnn_fail(RNN_ERR_UNSUPPORTED, "isa is \"%s\", but this CPU runs \"%s\" at best",
                         name, best->name);

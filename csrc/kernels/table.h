@@ -8,9 +8,9 @@
 #include "kernels/args_nn.h"
 
 struct rnn_kernels {
-    const char *bit_class;   /* "fma" or "muladd" */
-    size_t real_size;        /* bytes of a real */
-    size_t tile_rows[5];     /* rows of the register tile, by groups of a panel */
+    const char *bit_class; /* "fma" or "muladd" */
+    size_t real_size;      /* bytes of a real */
+    size_t tile_rows[5];   /* rows of the register tile, by groups of a panel */
 #define RNN_KERNEL(name, arguments) void (*name)(const struct arguments *);
 #include "kernels/kernels.inc"
 #undef RNN_KERNEL

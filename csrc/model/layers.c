@@ -218,7 +218,8 @@ static void apply_embedding(const struct rnn_layer *layer, const rnn_session *se
                             const int64_t *tokens, size_t ldx, char *y, size_t ldy) {
     const size_t size = session->real_size, row = layer->outputs * size;
     for (size_t r = 0; r < rows; r++)
-        memcpy(y + r * ldy * size, (const char *)layer->weight + (size_t)tokens[r * ldx] * row, row);
+        memcpy(y + r * ldy * size, (const char *)layer->weight + (size_t)tokens[r * ldx] * row,
+               row);
 }
 
 /* Normalise or map the rows [begin, end) that are this rank's. */

@@ -17,12 +17,12 @@ enum rnn_layer_kind {
 struct rnn_layer {
     enum rnn_layer_kind kind;
     size_t inputs, outputs;
-    int directions;                   /* recurrent */
+    int directions; /* recurrent */
     struct rnn_direction direction[2];
-    struct rnn_matrix matrix;         /* linear */
-    void *weight, *bias;              /* linear: bias; embedding: weight; norm: both, or NULL */
-    size_t count;                     /* embedding: rows of the table */
-    double eps;                       /* norm */
+    struct rnn_matrix matrix; /* linear */
+    void *weight, *bias;      /* linear: bias; embedding: weight; norm: both, or NULL */
+    size_t count;             /* embedding: rows of the table */
+    double eps;               /* norm */
     rnn_map map;
 };
 
@@ -45,8 +45,8 @@ void rnn_layer_free(struct rnn_layer *layer);
 /* Recurrent layer number k of a session, or NULL. */
 const struct rnn_layer *rnn_session_recurrent(const rnn_session *session, size_t k);
 
-/* Apply a layer that treats each row alone to `rows` rows; this rank's share, no barrier. Tokens are
- * int64_t rows of one. */
+/* Apply a layer that treats each row alone to `rows` rows; this rank's share, no barrier. Tokens
+ * are int64_t rows of one. */
 void rnn_layer_apply(const struct rnn_layer *layer, const rnn_session *session, size_t rows,
                      const void *x, size_t ldx, void *y, size_t ldy, int rank, int size);
 

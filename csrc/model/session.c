@@ -14,9 +14,9 @@ struct run {
     const rnn_session *session;
     const rnn_session_io *io;
     struct rnn_rows rows;
-    rnn_sequence x, y;          /* of the layer at hand */
+    rnn_sequence x, y; /* of the layer at hand */
     const struct rnn_layer *layer;
-    size_t recurrent;           /* recurrent layers seen */
+    size_t recurrent; /* recurrent layers seen */
 };
 
 static rnn_status check_io(const rnn_session *session, const rnn_session_io *io) {
@@ -82,8 +82,8 @@ static rnn_status run_recurrent(struct run *run) {
 static rnn_status run_layer(struct run *run) {
     const struct rnn_layer *layer = run->layer;
     if (layer->kind == RNN_LAYER_RECURRENT) return run_recurrent(run);
-    const double work = (double)layer->inputs * (double)layer->outputs *
-                        (double)run->io->steps * (double)run->io->rows;
+    const double work = (double)layer->inputs * (double)layer->outputs * (double)run->io->steps *
+                        (double)run->io->rows;
     const int threads = layer->matrix.blas || work < ROWS_WORTH_SHARING ? 1 : run->io->threads;
     if (run->io->steps > 0 && run->io->rows > 0) rnn_team_run(threads, rows_task, run);
     return RNN_OK;

@@ -12,12 +12,12 @@
 struct stage {
     const struct rnn_layer *layer;
     int threads;
-    size_t ld;                 /* of its output rows */
-    char *out;                 /* [B][ld]; recurrent layers: the current one of h */
-    char *h[2];                /* [B][padded] before and after, exchanged by a step */
-    char *c;                   /* [B][padded] */
+    size_t ld;                   /* of its output rows */
+    char *out;                   /* [B][ld]; recurrent layers: the current one of h */
+    char *h[2];                  /* [B][padded] before and after, exchanged by a step */
+    char *c;                     /* [B][padded] */
     char *gates[RNN_PHASES_MAX]; /* [B][width]: cells of two phases and the BLAS route */
-    char *reset_h;             /* [B][padded] */
+    char *reset_h;               /* [B][padded] */
 };
 
 struct rnn_stream {
@@ -42,12 +42,12 @@ static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_siz
                                rnn_arena *arena, size_t *bytes) {
     const struct rnn_layer *layer = stage->layer;
     const struct rnn_direction *d = &layer->direction[0];
-#define PIECE(target, each)                                            \
-    do {                                                               \
-        if (take)                                                      \
-            target = rnn_arena_take(arena, rows, (each)*real_size);    \
-        else                                                           \
-            RNN_TRY(rnn_size_add(bytes, rows, (each)*real_size));      \
+#define PIECE(target, each)                                           \
+    do {                                                              \
+        if (take)                                                     \
+            target = rnn_arena_take(arena, rows, (each) * real_size); \
+        else                                                          \
+            RNN_TRY(rnn_size_add(bytes, rows, (each) * real_size));   \
     } while (0)
     if (layer->kind != RNN_LAYER_RECURRENT) {
         stage->ld = layer->outputs;
@@ -70,10 +70,10 @@ static rnn_status fill_stream(rnn_stream *stream, int threads) {
     for (size_t i = 0; i < stream->count; i++) {
         struct stage *stage = &stream->stages[i];
         stage->layer = &session->layers[i];
-        stage->threads = stage->layer->kind == RNN_LAYER_RECURRENT
-                             ? rnn_plan_step_threads(&stage->layer->direction[0], stream->rows,
-                                                     threads)
-                             : 1;
+        stage->threads =
+            stage->layer->kind == RNN_LAYER_RECURRENT
+                ? rnn_plan_step_threads(&stage->layer->direction[0], stream->rows, threads)
+                : 1;
         RNN_TRY(stage_pieces(stage, stream->rows, session->real_size, 0, NULL, &bytes));
     }
     RNN_TRY(rnn_arena_create(&stream->arena, bytes));
@@ -98,8 +98,7 @@ rnn_status rnn_stream_create(const rnn_session *session, size_t rows, int thread
         if (session->layers[i].directions > 1)
             return rnn_fail(RNN_ERR_UNSUPPORTED,
                             "a bidirectional layer needs whole sequences: it cannot be streamed");
-    RNN_TRY(rnn_alloc_zero(&memory, 1,
-                           sizeof(rnn_stream) + session->count * sizeof(struct stage)));
+    RNN_TRY(rnn_alloc_zero(&memory, 1, sizeof(rnn_stream) + session->count * sizeof(struct stage)));
     rnn_stream *made = memory;
     made->session = session;
     made->rows = rows;

@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "nn/border.h"
 
-enum { WORTH_SHARING = 1 << 16 }; /* elements, about 30 us of exponentials or of memory traffic */
+enum { THREAD_ELEMENTS = 1 << 15 }; /* about 15 us of exponentials, several times a wake-up */
 
 rnn_status rnn_check_call(const rnn_engine *engine, rnn_dtype dtype, size_t rows, size_t columns,
                           int threads) {
@@ -36,5 +36,7 @@ rnn_status rnn_check_indices(const int64_t *indices, const char *name, size_t n,
 }
 
 int rnn_worth_threads(int threads, size_t elements) {
-    return elements >= WORTH_SHARING ? threads : 1;
+    const size_t most = elements / THREAD_ELEMENTS;
+    if (most < 2) return 1;
+    return most < (size_t)threads ? (int)most : threads;
 }

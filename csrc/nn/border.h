@@ -19,7 +19,7 @@ rnn_status rnn_check_array(const void *array, const char *name, int needed);
 rnn_status rnn_check_indices(const int64_t *indices, const char *name, size_t n, size_t count,
                              const int64_t *other);
 
-/* `threads`, or 1 where that many elements are done sooner than a thread wakes. */
+/* At most `threads`, each with elements enough to be worth waking. */
 int rnn_worth_threads(int threads, size_t elements);
 
 /* Element `index` of an array of reals; NULL of NULL. */

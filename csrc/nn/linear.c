@@ -6,9 +6,10 @@
 
 static int linear_threads(const rnn_engine *engine, rnn_dtype dtype, size_t rows, size_t inputs,
                           size_t outputs, int threads) {
-    enum { WORTH_SHARING = 2000000 }; /* multiply-adds, about 40 us on one core */
-    const double work = (double)rows * (double)inputs * (double)outputs;
-    return work < WORTH_SHARING || rnn_use_blas(engine, dtype) ? 1 : threads;
+    enum { THREAD_WORK = 1000000 }; /* multiply-adds, about 20 us on one core */
+    const double most = (double)rows * (double)inputs * (double)outputs / THREAD_WORK;
+    if (most < 2 || rnn_use_blas(engine, dtype)) return 1;
+    return most < threads ? (int)most : threads;
 }
 
 static rnn_status check_linear(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
@@ -28,9 +29,9 @@ static void multiply_task(rnn_team *team, int rank, void *context) {
     rnn_matrix_multiply(&call->matrix, &call->operands, rank, team->size);
 }
 
-rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                              size_t inputs, size_t outputs, const void *x, const void *weight,
-                              const void *bias, void *y, int threads) {
+rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows, size_t inputs,
+                              size_t outputs, const void *x, const void *weight, const void *bias,
+                              void *y, int threads) {
     const struct rnn_gates gates = {.units = outputs, .count = 1};
     RNN_TRY(check_linear(engine, dtype, rows, inputs, outputs, threads));
     if (rows == 0 || outputs == 0) return RNN_OK;
@@ -52,22 +53,9 @@ rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t 
     return RNN_OK;
 }
 
-static rnn_status input_gradient(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                                 size_t inputs, size_t outputs, const void *dy,
-                                 const void *weight, void *dx, int threads) {
-    const struct rnn_gates gates = {.units = outputs, .count = 1};
-    struct multiply_call call = {
-        .operands = {
-            .rows = rows, .x = dy, .ldx = outputs, .y = dx, .ldy = inputs, .width = inputs}};
-    RNN_TRY(rnn_matrix_pack_transposed(&call.matrix, engine, dtype, &gates, weight, inputs, inputs,
-                                       rnn_use_blas(engine, dtype)));
-    rnn_team_run(threads, multiply_task, &call);
-    rnn_matrix_free(&call.matrix);
-    return RNN_OK;
-}
-
-/* What the threads share while they add to the gradients of weight and bias. */
+/* What the threads share on the way back. No result needs another: there is no barrier. */
 struct gradient_call {
+    struct multiply_call dx;           /* matrix.panels.data NULL: not wanted */
     struct rnn_weight_gradient weight; /* dw NULL: not wanted */
     void *dbias;                       /* NULL: not wanted */
     size_t outputs;
@@ -76,9 +64,10 @@ struct gradient_call {
 
 /* A team may come smaller than asked for: the parts stay, so that each has its own work area. */
 static void gradient_task(rnn_team *team, int rank, void *context) {
-    const struct gradient_call *call = context;
+    struct gradient_call *call = context;
     const struct rnn_kernels *kernels = rnn_kernels_of(call->weight.engine, call->weight.dtype);
     size_t begin, end;
+    if (call->dx.matrix.panels.data) multiply_task(team, rank, &call->dx);
     for (int part = rank; part < call->parts && call->weight.dw; part += team->size)
         rnn_weight_gradient(&call->weight, part, call->parts);
     if (!call->dbias) return;
@@ -91,51 +80,54 @@ static void gradient_task(rnn_team *team, int rank, void *context) {
                                  .y = rnn_element(call->dbias, begin, kernels->real_size)});
 }
 
-static rnn_status weight_gradient(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                                  size_t inputs, size_t outputs, const void *dy, const void *x,
-                                  void *dweight, void *dbias, int threads) {
-    const struct rnn_gates gates = {.units = outputs, .count = 1};
-    void *work = NULL;
-    size_t work_size = 0;
-    if (dweight) {
-        work_size = rnn_weight_gradient_work(
-            &gates, inputs, rnn_kernels_of(engine, dtype)->real_size, threads);
-        RNN_TRY(rnn_alloc(&work, (size_t)threads, work_size));
+/* All memory first, so that nothing has been written when there is none. */
+static rnn_status prepare(struct gradient_call *call, const void *weight, void **work) {
+    struct rnn_weight_gradient *g = &call->weight;
+    const size_t real_size = rnn_kernels_of(g->engine, g->dtype)->real_size;
+    if (g->dw) {
+        g->work_size = rnn_weight_gradient_work(g->gates, g->columns, real_size, call->parts);
+        RNN_TRY(rnn_alloc(work, (size_t)call->parts, g->work_size));
+        g->work = *work;
     }
-    struct gradient_call call = {.weight = {.engine = engine,
-                                            .dtype = dtype,
-                                            .gates = &gates,
-                                            .rows = rows,
-                                            .a = dy,
-                                            .lda = outputs,
-                                            .b = x,
-                                            .ldb = inputs,
-                                            .columns = inputs,
-                                            .dw = dweight,
-                                            .ld = inputs,
-                                            .work = work,
-                                            .work_size = work_size},
-                                 .dbias = dbias,
-                                 .outputs = outputs,
-                                 .parts = threads};
-    rnn_team_run(threads, gradient_task, &call);
-    rnn_release(work);
-    return RNN_OK;
+    if (!call->dx.operands.y) return RNN_OK;
+    return rnn_matrix_pack_transposed(&call->dx.matrix, g->engine, g->dtype, g->gates, weight,
+                                      g->columns, g->columns, rnn_use_blas(g->engine, g->dtype));
 }
 
 rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
                                size_t inputs, size_t outputs, const void *dy, const void *x,
                                const void *weight, void *dx, void *dweight, void *dbias,
                                int threads) {
+    const struct rnn_gates gates = {.units = outputs, .count = 1};
+    void *work = NULL;
     RNN_TRY(check_linear(engine, dtype, rows, inputs, outputs, threads));
     if (rows == 0) return RNN_OK;
-    RNN_CHECK_ARRAY(dy, outputs);
     if (inputs == 0) dx = dweight = NULL;
+    if (outputs == 0) dweight = dbias = NULL;
+    RNN_CHECK_ARRAY(dy, outputs);
     if (dx) RNN_CHECK_ARRAY(weight, outputs);
     if (dweight) RNN_CHECK_ARRAY(x, inputs);
-    const int used = linear_threads(engine, dtype, rows, inputs, outputs, threads);
-    if (dx)
-        RNN_TRY(input_gradient(engine, dtype, rows, inputs, outputs, dy, weight, dx, used));
-    if (outputs == 0 || (!dweight && !dbias)) return RNN_OK;
-    return weight_gradient(engine, dtype, rows, inputs, outputs, dy, x, dweight, dbias, used);
+    threads = linear_threads(engine, dtype, rows, inputs, outputs, threads);
+    struct gradient_call call = {
+        .dx.operands =
+            {.rows = rows, .x = dy, .ldx = outputs, .y = dx, .ldy = inputs, .width = inputs},
+        .weight = {.engine = engine,
+                   .dtype = dtype,
+                   .gates = &gates,
+                   .rows = rows,
+                   .a = dy,
+                   .lda = outputs,
+                   .b = x,
+                   .ldb = inputs,
+                   .columns = inputs,
+                   .dw = dweight,
+                   .ld = inputs},
+        .dbias = dbias,
+        .outputs = outputs,
+        .parts = threads};
+    const rnn_status status = prepare(&call, weight, &work);
+    if (status == RNN_OK) rnn_team_run(threads, gradient_task, &call);
+    rnn_matrix_free(&call.dx.matrix);
+    rnn_release(work);
+    return status;
 }

@@ -21,9 +21,8 @@ static void map_task(rnn_team *team, int rank, void *context) {
     void *y = rnn_element(call->y, begin, size);
     const rnn_fpenv saved = rnn_keep_subnormals();
     if (call->dy)
-        call->kernels->map_backward(
-            &(struct rnn_map_backward){call->map, end - begin, x,
-                                       rnn_element(call->dy, begin, size), y});
+        call->kernels->map_backward(&(struct rnn_map_backward){
+            call->map, end - begin, x, rnn_element(call->dy, begin, size), y});
     else
         call->kernels->map_forward(&(struct rnn_map_forward){
             .map = call->map, .rows = 1, .width = end - begin, .x = x, .y = y});

@@ -66,15 +66,15 @@ static void backward_block(const struct backward_call *call, size_t first, size_
     begin += first;
     end += first;
     if (all->dx)
-        call->kernels->norm_backward(&(struct rnn_norm_backward){
-            .rows = end - begin,
-            .width = width,
-            .dy = rnn_element(all->dy, begin * width, real_size),
-            .x = rnn_element(all->x, begin * width, real_size),
-            .mean = rnn_element(all->mean, begin, real_size),
-            .rstd = rnn_element(all->rstd, begin, real_size),
-            .weight = all->weight,
-            .dx = rnn_element(all->dx, begin * width, real_size)});
+        call->kernels->norm_backward(
+            &(struct rnn_norm_backward){.rows = end - begin,
+                                        .width = width,
+                                        .dy = rnn_element(all->dy, begin * width, real_size),
+                                        .x = rnn_element(all->x, begin * width, real_size),
+                                        .mean = rnn_element(all->mean, begin, real_size),
+                                        .rstd = rnn_element(all->rstd, begin, real_size),
+                                        .weight = all->weight,
+                                        .dx = rnn_element(all->dx, begin * width, real_size)});
     if (!call->gradient.dweight && !call->gradient.dbias) return;
     struct rnn_norm_gradient sums = call->gradient;
     rnn_team_share(width, RNN_WIDE_LANES, rank, size, &sums.begin, &sums.end);
@@ -97,9 +97,9 @@ static void backward_task(rnn_team *team, int rank, void *context) {
 }
 
 rnn_status rnn_layer_norm_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                                   size_t features, const void *dy, const void *x,
-                                   const void *mean, const void *rstd, const void *weight,
-                                   void *dx, void *dweight, void *dbias, int threads) {
+                                   size_t features, const void *dy, const void *x, const void *mean,
+                                   const void *rstd, const void *weight, void *dx, void *dweight,
+                                   void *dbias, int threads) {
     RNN_TRY(check_norm(engine, dtype, rows, features, threads));
     RNN_CHECK_ARRAY(dy, rows);
     RNN_CHECK_ARRAY(x, rows);

@@ -60,18 +60,18 @@ static rnn_status check_size(const void *options, size_t expected) {
     return rnn_fail(RNN_ERR_ARGUMENT, "options->size is %zu, expected %zu", size, expected);
 }
 
-#define CHECK_NOT_NEGATIVE(options, field)                                                   \
-    do {                                                                                     \
-        if (!((options)->field >= 0))                                                        \
-            return rnn_fail(RNN_ERR_ARGUMENT, #field " is %g, expected 0 or more",           \
-                            (options)->field);                                               \
+#define CHECK_NOT_NEGATIVE(options, field)                                         \
+    do {                                                                           \
+        if (!((options)->field >= 0))                                              \
+            return rnn_fail(RNN_ERR_ARGUMENT, #field " is %g, expected 0 or more", \
+                            (options)->field);                                     \
     } while (0)
 
-#define CHECK_FRACTION(options, field)                                                       \
-    do {                                                                                     \
-        if (!((options)->field >= 0 && (options)->field < 1))                                \
+#define CHECK_FRACTION(options, field)                                                          \
+    do {                                                                                        \
+        if (!((options)->field >= 0 && (options)->field < 1))                                   \
             return rnn_fail(RNN_ERR_ARGUMENT, #field " is %g, expected at least 0 and below 1", \
-                            (options)->field);                                               \
+                            (options)->field);                                                  \
     } while (0)
 
 rnn_status rnn_sgd_update(const rnn_engine *engine, rnn_dtype dtype, size_t count, void *param,

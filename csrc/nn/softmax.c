@@ -78,20 +78,20 @@ rnn_status rnn_softmax_backward(const rnn_engine *engine, rnn_dtype dtype, size_
     return RNN_OK;
 }
 
-rnn_status rnn_cross_entropy(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                             size_t classes, const void *logits, const int64_t *target,
-                             int64_t ignore, void *losses, void *dlogits, int threads) {
+rnn_status rnn_cross_entropy(const rnn_engine *engine, rnn_dtype dtype, size_t rows, size_t classes,
+                             const void *logits, const int64_t *target, int64_t ignore,
+                             void *losses, void *dlogits, int threads) {
     RNN_TRY(rnn_check_call(engine, dtype, rows, classes, threads));
     RNN_CHECK_ARRAY(logits, rows * classes);
     RNN_CHECK_ARRAY(target, rows);
     RNN_CHECK_ARRAY(losses, rows);
     RNN_TRY(rnn_check_indices(target, "target", rows, classes, &ignore));
-    run(&(struct softmax_call){
-            .kernels = rnn_kernels_of(engine, dtype),
-            .kind = CROSS_ENTROPY,
-            .rows = rows,
-            .width = classes,
-            .cross_entropy = {rows, classes, logits, target, ignore, losses, dlogits}},
+    run(&(struct softmax_call){.kernels = rnn_kernels_of(engine, dtype),
+                               .kind = CROSS_ENTROPY,
+                               .rows = rows,
+                               .width = classes,
+                               .cross_entropy = {rows, classes, logits, target, ignore, losses,
+                                                 dlogits}},
         threads);
     return RNN_OK;
 }

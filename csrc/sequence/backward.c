@@ -55,12 +55,12 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     const size_t total = run->rows->total, batch = run->rows->rows, size = run->real_size;
     const size_t state = run->padded * size;
     size_t widest = 0;
-#define PIECE(target, count, each)                                                       \
-    do {                                                                                 \
-        if (take)                                                                        \
-            target = rnn_arena_take(&run->arena, count, each);                           \
-        else                                                                             \
-            RNN_TRY(rnn_size_add(bytes, count, each));                                   \
+#define PIECE(target, count, each)                             \
+    do {                                                       \
+        if (take)                                              \
+            target = rnn_arena_take(&run->arena, count, each); \
+        else                                                   \
+            RNN_TRY(rnn_size_add(bytes, count, each));         \
     } while (0)
     for (size_t p = 0; p < d->cell->phases; p++) {
         const size_t width = dgates_width(&d->phase[p], run->padded) * size;
@@ -83,25 +83,25 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     return RNN_OK;
 }
 
-/* Gate gradients of units that do not exist are never written: they must be zeros, for the recurrent
- * product runs over them. */
+/* Gate gradients of units that do not exist are never written: they must be zeros, for the
+ * recurrent product runs over them. */
 static void clear_padding(struct run *run) {
     const struct rnn_direction *d = run->direction;
     if (d->padded == d->hidden) return;
     for (size_t p = 0; p < d->cell->phases; p++) {
-        const size_t bytes = run->rows->total * dgates_width(&d->phase[p], run->padded) *
-                             run->real_size;
+        const size_t bytes =
+            run->rows->total * dgates_width(&d->phase[p], run->padded) * run->real_size;
         memset(run->dgates[p], 0, bytes);
         if (run->dgates_h[p] != run->dgates[p]) memset(run->dgates_h[p], 0, bytes);
     }
 }
 
 /* A stage of one step's way back: which phase's arithmetic, and whose gate gradients its recurrent
- * product multiplies. A cell of one phase has one stage. One of two phases (GRU_BEFORE) has two: the
- * first takes phase 1's gradients of the step after, the second phase 2's of this very step. */
+ * product multiplies. A cell of one phase has one stage. One of two phases (GRU_BEFORE) has two:
+ * the first takes phase 1's gradients of the step after, the second phase 2's of this very step. */
 struct stage {
-    size_t phase;       /* index of the kernel among the cell's phases */
-    size_t multiplied;  /* phase whose gradients and weights make the product */
+    size_t phase;      /* index of the kernel among the cell's phases */
+    size_t multiplied; /* phase whose gradients and weights make the product */
     int same_step;
 };
 
@@ -137,7 +137,8 @@ static void product_blas(const struct run *run, const struct rnn_matrix *w, stru
     back->dh = target;
 }
 
-/* Stage of step s for the positions [begin, end). `fresh`: their last step, with nothing after it. */
+/* Stage of step s for the positions [begin, end). `fresh`: their last step, with nothing after it.
+ */
 static void run_stage(struct run *run, const struct stage *stage, size_t s, size_t begin,
                       size_t end, int fresh, rnn_team *team, int rank) {
     const struct rnn_direction *d = run->direction;
@@ -163,9 +164,8 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
         .dh = first && (fresh || carries_h) ? run->dh + begin * state : NULL,
         .ld_dh = run->padded,
         .ld_dnext = ld_dnext,
-        .gates = history->gates[0] ? (char *)history->gates[0] +
-                                         row * d->phase[0].width * size
-                                   : NULL,
+        .gates =
+            history->gates[0] ? (char *)history->gates[0] + row * d->phase[0].width * size : NULL,
         .ld_gates = d->phase[0].width,
         .before = (const char *)before_step(run, s) + begin * state,
         .ld_before = run->padded,
@@ -242,7 +242,8 @@ static void input_gradient(struct run *run, rnn_team *team, int rank) {
                      d->input, run->real_size, 1, &run->backward->dx, rank, team->size);
 }
 
-/* Hidden states before each packed row: the history one block earlier, gathered where blocks shrink. */
+/* Hidden states before each packed row: the history one block earlier, gathered where blocks
+ * shrink. */
 static const char *states_before(struct run *run) {
     const struct rnn_rows *rows = run->rows;
     const size_t state = run->padded * run->real_size;

@@ -10,11 +10,11 @@ struct rnn_backward {
     const struct rnn_rows *rows;
     int reverse;
     const struct rnn_history *history;
-    rnn_sequence dy;                       /* this direction's columns; data NULL: zeros */
-    const void *dhn, *dcn;                 /* [B][hidden] or NULL */
-    rnn_sequence dx;                       /* added to; data NULL: not wanted */
-    void *dh0, *dc0;                       /* [B][hidden] or NULL */
-    const rnn_gradients *gradients;        /* added to; NULL: not wanted */
+    rnn_sequence dy;                /* this direction's columns; data NULL: zeros */
+    const void *dhn, *dcn;          /* [B][hidden] or NULL */
+    rnn_sequence dx;                /* added to; data NULL: not wanted */
+    void *dh0, *dc0;                /* [B][hidden] or NULL */
+    const rnn_gradients *gradients; /* added to; NULL: not wanted */
     int threads;
 };
 

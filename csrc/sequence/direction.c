@@ -31,8 +31,8 @@ static void store(void *vector, size_t index, rnn_dtype dtype, double value) {
         ((double *)vector)[index] = value;
 }
 
-/* Each accumulator's bias: b_ih of the gate its input part fills, plus b_hh of its recurrent part's.
- * The sum in double, rounded once, is the sum in float of two floats. */
+/* Each accumulator's bias: b_ih of the gate its input part fills, plus b_hh of its recurrent
+ * part's. The sum in double, rounded once, is the sum in float of two floats. */
 static rnn_status pack_bias(struct rnn_phase_weights *phase, const struct rnn_direction *direction,
                             const rnn_weights *weights) {
     const struct rnn_phase_info *info = phase->info;
@@ -43,7 +43,8 @@ static rnn_status pack_bias(struct rnn_phase_weights *phase, const struct rnn_di
             const size_t group = u / RNN_LANES * info->accumulators + a;
             double sum = 0;
             if (a < info->inputs)
-                sum += element(weights->b_ih, (size_t)info->input[a] * hidden + u, direction->dtype);
+                sum +=
+                    element(weights->b_ih, (size_t)info->input[a] * hidden + u, direction->dtype);
             if (a >= first)
                 sum += element(weights->b_hh, (size_t)info->recurrent[a - first] * hidden + u,
                                direction->dtype);
@@ -57,14 +58,14 @@ static rnn_status pack_phase(struct rnn_phase_weights *phase, const struct rnn_d
     const struct rnn_phase_info *info = phase->info;
     const size_t first = info->accumulators - info->recurrents;
     phase->input = part_gates(d->hidden, info->accumulators, info->inputs, info->input, 0, 0);
-    phase->recurrent = part_gates(d->hidden, info->accumulators, info->recurrents, info->recurrent,
-                                  first, 0);
+    phase->recurrent =
+        part_gates(d->hidden, info->accumulators, info->recurrents, info->recurrent, first, 0);
     const size_t units = info->accumulators == 1 ? RNN_WIDE_LANES : RNN_LANES;
     phase->span = info->accumulators == 1 ? RNN_WIDE_LANES : info->accumulators * RNN_LANES;
     phase->panels = (d->hidden + units - 1) / units;
     phase->width = d->padded * info->accumulators;
-    struct rnn_gates input = part_gates(d->hidden, info->accumulators, info->inputs, info->input, 0,
-                                        d->blas);
+    struct rnn_gates input =
+        part_gates(d->hidden, info->accumulators, info->inputs, info->input, 0, d->blas);
     struct rnn_gates recurrent = part_gates(d->hidden, info->accumulators, info->recurrents,
                                             info->recurrent, first, d->blas);
     RNN_TRY(pack_bias(phase, d, weights));

@@ -13,10 +13,10 @@ struct rnn_phase_weights {
     struct rnn_gates input, recurrent; /* what the groups of the two parts hold */
     size_t span;                       /* accumulator columns of a panel */
     size_t panels;
-    size_t width;                      /* accumulator columns of a row: panels in panel order */
-    void *bias;                        /* [width] */
+    size_t width; /* accumulator columns of a row: panels in panel order */
+    void *bias;   /* [width] */
     struct rnn_matrix w_ih, w_hh;
-    struct rnn_matrix w_ih_t, w_hh_t;  /* transposed, for the way back; empty without it */
+    struct rnn_matrix w_ih_t, w_hh_t; /* transposed, for the way back; empty without it */
 };
 
 struct rnn_direction {
@@ -26,13 +26,13 @@ struct rnn_direction {
     rnn_dtype dtype;
     size_t real_size;
     size_t input, hidden;
-    size_t padded;                     /* hidden rounded up to whole groups: a row of states */
+    size_t padded; /* hidden rounded up to whole groups: a row of states */
     int blas;
     struct rnn_phase_weights phase[RNN_PHASES_MAX];
 };
 
-/* Pack the weights; `backward` says whether the way back is wanted as well. On failure everything is
- * freed again. */
+/* Pack the weights; `backward` says whether the way back is wanted as well. On failure everything
+ * is freed again. */
 rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engine *engine,
                                 rnn_cell cell, rnn_dtype dtype, size_t input, size_t hidden,
                                 const rnn_weights *weights, int backward);

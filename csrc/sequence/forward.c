@@ -12,15 +12,15 @@ struct run {
     const struct rnn_direction *direction;
     const struct rnn_rows *rows;
     struct rnn_plan plan;
-    struct rnn_history *history;  /* NULL: the buffers below hold one chunk */
+    struct rnn_history *history; /* NULL: the buffers below hold one chunk */
     size_t real_size, padded;
-    const char *x;                /* packed input of the chunk */
+    const char *x; /* packed input of the chunk */
     size_t ldx;
-    char *x_buffer;               /* where it is gathered; NULL: read in place */
+    char *x_buffer; /* where it is gathered; NULL: read in place */
     char *gates[RNN_PHASES_MAX];
-    char *h;                      /* hidden states of the chunk's packed rows */
-    char *h_start, *c_start;      /* [B] states before the chunk; c is updated in place */
-    char *reset_h;                /* [B] */
+    char *h;                 /* hidden states of the chunk's packed rows */
+    char *h_start, *c_start; /* [B] states before the chunk; c is updated in place */
+    char *reset_h;           /* [B] */
     rnn_arena arena;
 };
 
@@ -74,8 +74,8 @@ static rnn_status allocate_chunk(struct run *run) {
     const struct rnn_direction *d = run->direction;
     const size_t rows = chunk_rows(run->rows, &run->plan), batch = run->rows->rows;
     const size_t size = run->real_size, state = run->padded * size;
-    const int in_place = rnn_rows_in_place(run->rows, &run->forward->x, run->forward->reverse,
-                                           &run->ldx);
+    const int in_place =
+        rnn_rows_in_place(run->rows, &run->forward->x, run->forward->reverse, &run->ldx);
     size_t bytes = 0;
     if (!in_place) run->ldx = d->input;
     RNN_TRY(rnn_size_add(&bytes, in_place ? 0 : rows, d->input * size));
@@ -106,7 +106,8 @@ static void input_part(struct run *run, size_t first, size_t last, rnn_team *tea
                         run->x_buffer, run->ldx, rank, team->size);
         rnn_team_wait(team);
     } else {
-        x = (const char *)f->x.data + (ptrdiff_t)first * f->x.step_stride * (ptrdiff_t)run->real_size;
+        x = (const char *)f->x.data +
+            (ptrdiff_t)first * f->x.step_stride * (ptrdiff_t)run->real_size;
     }
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &run->direction->phase[p];
@@ -124,7 +125,8 @@ static void input_part(struct run *run, size_t first, size_t last, rnn_team *tea
     rnn_team_wait(team);
 }
 
-/* The part of a step a thread does: positions [row, row_end), panels [panel, panel_end) of a phase. */
+/* The part of a step a thread does: positions [row, row_end), panels [panel, panel_end) of a phase.
+ */
 struct part {
     size_t row, row_end;
     int rank, size; /* for panels */
@@ -151,8 +153,8 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
     const struct rnn_direction *d = run->direction;
     const struct rnn_rows *rows = run->rows;
     const size_t state = run->padded * run->real_size, at = rows->offset[s] - rows->offset[first];
-    const char *before = s == first ? run->h_start
-                                    : run->h + (rows->offset[s - 1] - rows->offset[first]) * state;
+    const char *before =
+        s == first ? run->h_start : run->h + (rows->offset[s - 1] - rows->offset[first]) * state;
     const size_t batch = rows->rows;
     const char *c = run->c_start;
     char *c_out = run->c_start, *reset_h = run->reset_h;

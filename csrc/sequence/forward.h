@@ -9,11 +9,11 @@
 /* What a forward pass keeps of the packed rows for its way back; all rows of states are `padded`
  * apart, all rows of gates their phase's width. */
 struct rnn_history {
-    void *x;                      /* [total][input] */
-    void *gates[RNN_PHASES_MAX];  /* [total][width] activated */
-    void *h;                      /* [B + total]: the initial states, then every step's */
-    void *c;                      /* the same for the cell state, LSTM only */
-    void *reset_h;                /* [total] reset * h, GRU_BEFORE only */
+    void *x;                     /* [total][input] */
+    void *gates[RNN_PHASES_MAX]; /* [total][width] activated */
+    void *h;                     /* [B + total]: the initial states, then every step's */
+    void *c;                     /* the same for the cell state, LSTM only */
+    void *reset_h;               /* [total] reset * h, GRU_BEFORE only */
 };
 
 /* Bytes of a history, and its pieces taken from an arena. */
@@ -26,11 +26,11 @@ struct rnn_forward {
     const struct rnn_direction *direction;
     const struct rnn_rows *rows;
     int reverse;
-    size_t steps;                 /* T of x and y: beyond a row's length y is cleared */
-    rnn_sequence x, y;            /* y: this direction's columns */
-    const void *h0, *c0;          /* [B][hidden] or NULL */
-    void *hn, *cn;                /* [B][hidden] or NULL */
-    struct rnn_history *history;  /* NULL: inference */
+    size_t steps;                /* T of x and y: beyond a row's length y is cleared */
+    rnn_sequence x, y;           /* y: this direction's columns */
+    const void *h0, *c0;         /* [B][hidden] or NULL */
+    void *hn, *cn;               /* [B][hidden] or NULL */
+    struct rnn_history *history; /* NULL: inference */
     int threads;
 };
 

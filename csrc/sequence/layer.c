@@ -137,8 +137,9 @@ static void clear_input_gradient(const rnn_tape *tape, const rnn_sequence *dx) {
     const struct rnn_direction *d = &tape->each[0].direction;
     for (size_t t = 0; dx->data && t < tape->steps; t++)
         for (size_t b = 0; b < tape->rows.rows; b++)
-            memset((char *)dx->data + ((ptrdiff_t)t * dx->step_stride +
-                                       (ptrdiff_t)b * dx->row_stride) * (ptrdiff_t)d->real_size,
+            memset((char *)dx->data +
+                       ((ptrdiff_t)t * dx->step_stride + (ptrdiff_t)b * dx->row_stride) *
+                           (ptrdiff_t)d->real_size,
                    0, d->input * d->real_size);
 }
 

@@ -11,7 +11,8 @@
 /* Positions by falling length, equal lengths in the caller's order: a counting sort. */
 static void sort_rows(struct rnn_rows *rows, const int64_t *lengths) {
     const size_t longest = rows->steps;
-    size_t *first = rows->active; /* borrowed: first position of each length, from the longest down */
+    size_t *first =
+        rows->active; /* borrowed: first position of each length, from the longest down */
     memset(first, 0, (longest + 1) * sizeof *first);
     for (size_t b = 0; b < rows->rows; b++) first[longest - (size_t)lengths[b]]++;
     for (size_t sum = 0, l = 0; l <= longest; l++) {
@@ -73,16 +74,17 @@ int rnn_rows_in_place(const struct rnn_rows *rows, const rnn_sequence *array, in
                       size_t *ld) {
     if (rows->ragged || reverse) return 0;
     const ptrdiff_t stride = rows->rows == 1 ? array->step_stride : array->row_stride;
-    if (stride < 0 || (rows->rows > 1 && rows->steps > 1 &&
-                       array->step_stride != (ptrdiff_t)rows->rows * stride))
+    if (stride < 0 ||
+        (rows->rows > 1 && rows->steps > 1 && array->step_stride != (ptrdiff_t)rows->rows * stride))
         return 0;
     *ld = (size_t)stride;
     return 1;
 }
 
 static char *element(const rnn_sequence *array, size_t step, size_t row, size_t real_size) {
-    return (char *)array->data + ((ptrdiff_t)step * array->step_stride +
-                                  (ptrdiff_t)row * array->row_stride) * (ptrdiff_t)real_size;
+    return (char *)array->data +
+           ((ptrdiff_t)step * array->step_stride + (ptrdiff_t)row * array->row_stride) *
+               (ptrdiff_t)real_size;
 }
 
 static void add_f32(float *y, const float *x, size_t n) {
@@ -112,12 +114,13 @@ void rnn_rows_scatter(const struct rnn_rows *rows, const void *packed, size_t ld
                       const rnn_sequence *array, int rank, int size) {
     for (size_t s = first; s < last; s++) {
         size_t begin, end;
-        const char *in = (const char *)packed +
-                         (rows->offset[s] - rows->offset[first]) * ld * real_size;
+        const char *in =
+            (const char *)packed + (rows->offset[s] - rows->offset[first]) * ld * real_size;
         rnn_team_share(rows->active[s], 1, rank, size, &begin, &end);
         for (size_t i = begin; i < end; i++) {
             const void *from = in + i * ld * real_size;
-            void *to = element(array, rnn_rows_step(rows, s, i, reverse), rows->order[i], real_size);
+            void *to =
+                element(array, rnn_rows_step(rows, s, i, reverse), rows->order[i], real_size);
             if (!add)
                 memcpy(to, from, width * real_size);
             else if (real_size == sizeof(float))

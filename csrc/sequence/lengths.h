@@ -1,6 +1,5 @@
-/* lengths.h - a batch of sequences of unequal length as packed rows: only valid steps, nothing sorted
- * by the user.
- * SPDX-License-Identifier: Apache-2.0
+/* lengths.h - a batch of sequences of unequal length as packed rows: only valid steps, nothing
+ * sorted by the user. SPDX-License-Identifier: Apache-2.0
  *
  * Rows are taken in order of falling length, so that the rows still active at step s are the first
  * active[s], and the packed row of step s and position i is offset[s] + i. A reverse direction uses
@@ -11,14 +10,14 @@
 #include "rnncore.h"
 
 struct rnn_rows {
-    size_t steps;    /* of the longest row */
-    size_t rows;     /* B */
-    size_t total;    /* valid steps of all rows: packed rows */
-    int ragged;      /* lengths differ */
-    size_t *order;   /* [B] row of the batch at each position */
-    size_t *length;  /* [B] its length */
-    size_t *active;  /* [steps + 1] */
-    size_t *offset;  /* [steps + 1] */
+    size_t steps;   /* of the longest row */
+    size_t rows;    /* B */
+    size_t total;   /* valid steps of all rows: packed rows */
+    int ragged;     /* lengths differ */
+    size_t *order;  /* [B] row of the batch at each position */
+    size_t *length; /* [B] its length */
+    size_t *active; /* [steps + 1] */
+    size_t *offset; /* [steps + 1] */
 };
 
 rnn_status rnn_rows_create(struct rnn_rows *rows, size_t steps, size_t batch,

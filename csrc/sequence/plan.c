@@ -3,11 +3,11 @@
 #include "sequence/plan.h"
 
 enum {
-    CALL_WORTH_SHARING = 2000000, /* multiply-adds of a call, about 40 us on one core */
-    STEP_WORTH_SHARING = 60000,   /* of one step, about 2 us: several barriers */
-    STREAM_WORTH_SHARING = 500000,/* of a lone step, about 10 us: waking a thread costs 1 or 2 */
-    ROWS_WORTH_SHARING = 4,       /* rows a thread, below which its tiles waste weight traffic */
-    CHUNK_BYTES = 512 * 1024      /* of input part, so that it stays in L2 until its step */
+    CALL_WORTH_SHARING = 2000000,  /* multiply-adds of a call, about 40 us on one core */
+    STEP_WORTH_SHARING = 60000,    /* of one step, about 2 us: several barriers */
+    STREAM_WORTH_SHARING = 500000, /* of a lone step, about 10 us: waking a thread costs 1 or 2 */
+    ROWS_WORTH_SHARING = 4,        /* rows a thread, below which its tiles waste weight traffic */
+    CHUNK_BYTES = 512 * 1024       /* of input part, so that it stays in L2 until its step */
 };
 
 /* Multiply-adds of one row's step. */
@@ -20,7 +20,8 @@ static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows
                             int threads) {
     struct rnn_plan plan = {.threads = 1, .chunk_steps = rows->steps};
     const double work = step_work(d, 1) * (double)rows->total;
-    const double each = step_work(d, 0) * (double)rows->total / (double)(rows->steps + !rows->steps);
+    const double each =
+        step_work(d, 0) * (double)rows->total / (double)(rows->steps + !rows->steps);
     const size_t panels = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
     if (threads <= 1 || d->blas || work < CALL_WORTH_SHARING) return plan;
     plan.by_rows = rows->rows >= (size_t)threads * ROWS_WORTH_SHARING;

@@ -8,15 +8,15 @@
 
 struct rnn_plan {
     int threads;
-    int by_rows;         /* each thread has rows of the batch and needs no barrier at a step; else each
-                            has panels of units */
-    size_t chunk_steps;  /* inference: steps whose input part is computed at once */
+    int by_rows; /* each thread has rows of the batch and needs no barrier at a step; else each
+                    has panels of units */
+    size_t chunk_steps; /* inference: steps whose input part is computed at once */
 };
 
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *direction, const struct rnn_rows *rows,
                                  int threads);
-struct rnn_plan rnn_plan_backward(const struct rnn_direction *direction, const struct rnn_rows *rows,
-                                  int threads);
+struct rnn_plan rnn_plan_backward(const struct rnn_direction *direction,
+                                  const struct rnn_rows *rows, int threads);
 
 /* One step of `batch` rows, as a stream takes it: threads worth waking, sharing panels. */
 int rnn_plan_step_threads(const struct rnn_direction *direction, size_t batch, int threads);
