@@ -1,7 +1,7 @@
 """One LSTM layer in rnncore and in plain NumPy, by pytest-benchmark.
 
-    make bench                          all of it
-    make bench BENCH="-k 'step and 64'" a part
+make bench                          all of it
+make bench BENCH="-k 'step and 64'" a part
 """
 # SPDX-License-Identifier: Apache-2.0
 

@@ -70,8 +70,18 @@ print(hashlib.sha256(here).hexdigest())
 """
 
 
-def run_script(text):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+FEWER_THREADS = """
+rnncore.set_num_threads(1)
+expected = answers()
+for count in (2, 3, 4, 7):
+    rnncore.set_num_threads(count)
+    assert answers() == expected, f"{count} threads asked for"
+print("done")
+"""
+
+
+def run_script(text, **variables):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | variables
     return subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SETUP + text],
         env=environment,
@@ -95,6 +105,14 @@ def test_fork_before_use():
     assert result.returncode == 0, result.stderr
     first, second = result.stdout.split()
     assert first == second
+
+
+@pytest.mark.parametrize("limit", ["1", "2", "3"])
+def test_fewer_threads_than_asked_for(limit):
+    """OpenMP may give any number; every weight's gradient is still whole."""
+    result = run_script(FEWER_THREADS, OMP_THREAD_LIMIT=limit)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "done\n"
 
 
 def in_threads(count, work):

@@ -275,24 +275,26 @@ static void bias_gradient(struct run *run, const struct rnn_gates *gates, const 
         }
 }
 
+/* In the parts that were planned, each with its own work area, whatever team came. */
 static void weight_gradient(struct run *run, const struct rnn_gates *gates, const char *dgates,
                             size_t width, const void *inputs, size_t ld, size_t columns, void *dw,
-                            int rank, int size) {
-    if (!dw || columns == 0) return;
-    rnn_weight_gradient(&(struct rnn_weight_gradient){.engine = run->direction->engine,
-                                                      .dtype = run->direction->dtype,
-                                                      .gates = gates,
-                                                      .rows = run->rows->total,
-                                                      .a = dgates,
-                                                      .lda = width,
-                                                      .b = inputs,
-                                                      .ldb = ld,
-                                                      .columns = columns,
-                                                      .dw = dw,
-                                                      .ld = columns,
-                                                      .work = run->work,
-                                                      .work_size = run->work_size},
-                        rank, size);
+                            const rnn_team *team, int rank) {
+    if (!dw || columns == 0 || rank >= team->size) return;
+    const struct rnn_weight_gradient gradient = {.engine = run->direction->engine,
+                                                 .dtype = run->direction->dtype,
+                                                 .gates = gates,
+                                                 .rows = run->rows->total,
+                                                 .a = dgates,
+                                                 .lda = width,
+                                                 .b = inputs,
+                                                 .ldb = ld,
+                                                 .columns = columns,
+                                                 .dw = dw,
+                                                 .ld = columns,
+                                                 .work = run->work,
+                                                 .work_size = run->work_size};
+    for (int part = rank; part < run->plan.threads; part += team->size)
+        rnn_weight_gradient(&gradient, part, run->plan.threads);
 }
 
 static void parameter_gradients(struct run *run, const char *h_before, rnn_team *team, int rank) {
@@ -303,10 +305,10 @@ static void parameter_gradients(struct run *run, const char *h_before, rnn_team 
         const struct rnn_phase_weights *phase = &d->phase[p];
         const size_t width = dgates_width(phase, run->padded);
         weight_gradient(run, &phase->input, run->dgates[p], width, history->x, d->input, d->input,
-                        g->w_ih, rank, team->size);
+                        g->w_ih, team, rank);
         weight_gradient(run, &phase->recurrent, run->dgates_h[p], width,
-                        p == 0 ? h_before : history->reset_h, run->padded, d->hidden, g->w_hh, rank,
-                        team->size);
+                        p == 0 ? h_before : history->reset_h, run->padded, d->hidden, g->w_hh, team,
+                        rank);
         if (rank == 0) {
             bias_gradient(run, &phase->input, run->dgates[p], width, g->b_ih);
             bias_gradient(run, &phase->recurrent, run->dgates_h[p], width, g->b_hh);

@@ -18,6 +18,8 @@ SEQUENCE_UNITS = (64, 128, 256)
 ONE = {"steps": 100, "batch": 1}
 MANY = {"steps": 50, "batch": 32}
 ROUNDS = 7  # turns of each side in a cell of the table
+ROUNDS_IF_SLOW = 3  # where a call takes more than SLOW seconds: a machine with other work
+SLOW = 0.3
 TURN = 0.03  # seconds a turn, about
 REST = 0.03  # seconds before a turn: the other side's worker threads may still be spinning
 
@@ -133,12 +135,14 @@ def _turn(call, repeats):
 
 def _compare(sides):
     """Median seconds of each side, in turns of about `TURN` seconds."""
-    repeats = []
+    repeats, slowest = [], 0.0
     for call in sides:
         call()
-        repeats.append(max(1, round(TURN / _turn(call, 2))))
+        seconds = _turn(call, 2)
+        repeats.append(max(1, round(TURN / seconds)))
+        slowest = max(slowest, seconds)
     taken = [[], []]
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS_IF_SLOW if slowest > SLOW else ROUNDS):
         for call, times, count in zip(sides, taken, repeats, strict=True):
             time.sleep(REST)
             call()

@@ -21,6 +21,7 @@ from rnncore.train import Settings, Trainer
 SAMPLES = (0.1, 0.4, 1.0)  # shares of the time after which a sample is shown
 SAMPLE_LENGTH = 240
 TEMPERATURE = 0.7
+PROMPT = "The "
 ENDLESS = 10**6  # epochs: the clock ends the run
 
 
@@ -80,7 +81,7 @@ def run(arguments):
     if not arguments.no_table:
         heading("Compare with plain NumPy")
         compare()
-    print(f"\nGo on:  rnncore generate {model_path} --prompt 'The ' --temperature 0.7")
+    print(f"\nGo on:  rnncore generate {model_path} --prompt {prompt(vocabulary)!r}")
     return 0
 
 
@@ -122,8 +123,16 @@ def train(trainer, vocabulary, seconds):
         while due and trainer.progress >= due[0]:
             due.pop(0)
         session = rnncore.Session(trainer.model)
-        text = "".join(
-            generate(session, vocabulary, length=SAMPLE_LENGTH, temperature=TEMPERATURE, seed=1)
+        opening = prompt(vocabulary)
+        text = opening + "".join(
+            generate(
+                session,
+                vocabulary,
+                opening,
+                length=SAMPLE_LENGTH,
+                temperature=TEMPERATURE,
+                seed=1,
+            )
         )
         bar.write(f"\nafter {trainer.progress:.0%}, loss {trainer.loss:.2f}, it writes:")
         bar.write(textwrap.indent(text.strip("\n"), "  | ", lambda line: True) + "\n")
@@ -144,6 +153,11 @@ def train(trainer, vocabulary, seconds):
             raise KeyboardInterrupt
         sample()
     return losses
+
+
+def prompt(vocabulary):
+    """What the samples begin with, if the text has these characters."""
+    return PROMPT if all(character in vocabulary for character in PROMPT) else ""
 
 
 def plot(losses, history, chunks, path):
@@ -171,7 +185,11 @@ def plot(losses, history, chunks, path):
 def show_stream(session, vocabulary):
     """Stream a text, then say what a character costs: all of it, and the model's step alone."""
     length = 400
-    seconds = stream(generate(session, vocabulary, length=length, temperature=TEMPERATURE, seed=2))
+    opening = prompt(vocabulary)
+    characters = generate(
+        session, vocabulary, opening, length=length, temperature=TEMPERATURE, seed=2
+    )
+    seconds = stream(characters, opening)
     print(f"\n{seconds / length * 1e6:.0f} us a character, with drawing and printing it")
     print(f"{step_seconds(session, vocabulary) * 1e6:.1f} us of it for the model's step")
 

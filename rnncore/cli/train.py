@@ -3,6 +3,7 @@
 
 import math
 import os
+import shlex
 import time
 
 import rnncore
@@ -82,7 +83,8 @@ def run(arguments):
     describe(trainer, vocabulary)
     if not train(trainer, vocabulary, options, arguments, saved_path):
         print(f"stopped; {saved_path} holds the run. To go on:")
-        print(f"  rnncore train {arguments.text} -o {arguments.output} --resume")
+        words = ["rnncore", "train", arguments.text, "-o", arguments.output, "--resume"]
+        print(f"  {shlex.join(words)}")
         return INTERRUPTED
     report(trainer, vocabulary, arguments.output)
     return 0

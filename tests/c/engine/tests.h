@@ -22,6 +22,8 @@ TEST(stream_equals_run)
 TEST(session_equals_layers)
 TEST(state_round_trip)
 TEST(tokens)
+TEST(team)
+TEST(crowded_team)
 #ifdef TEST_PROTOTYPES
 #undef TEST
 #undef TEST_PROTOTYPES
