@@ -41,10 +41,10 @@ class Optimizer:
         self.lr = _least("lr", lr)
         self.state = [None] * len(self.params)
 
-    def zero_grad(self):
-        """Set all gradients to None."""
+    def zero_grad(self, set_to_none=True):
+        """Set all gradients to None, or those there are to zero."""
         for parameter in self.params:
-            parameter.grad = None
+            parameter.zero_grad(set_to_none)
 
     def step(self):
         """Update each parameter that has a gradient, in place."""

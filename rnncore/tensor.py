@@ -162,6 +162,13 @@ class Tensor:
         else:
             self.grad += grad
 
+    def zero_grad(self, set_to_none=True):
+        """Set `grad` to None, or fill it with zeros if there is one."""
+        if set_to_none or self.grad is None:
+            self.grad = None
+        else:
+            self.grad.fill(0)
+
     def grad_buffer(self):
         """Return `grad` as a C-contiguous array to add to in place, zeros if there was none."""
         if self.grad is None:

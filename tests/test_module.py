@@ -169,6 +169,8 @@ def test_zero_grad():
     module = Pair()
     module(np.ones((3, 2, 2), "float32")).sum().backward()
     assert all(p.grad is not None for p in module.parameters())
+    module.zero_grad(set_to_none=False)
+    assert not any(p.grad.any() for p in module.parameters())
     module.zero_grad()
     assert all(p.grad is None for p in module.parameters())
 

@@ -239,6 +239,12 @@ def test_zero_grad():
     parameters, grads = drawn()
     optimizer = optim.SGD(parameters)
     walk(optimizer, parameters, grads[:1])
+    kept = parameters[1].grad
+    parameters[0].grad = None
+    optimizer.zero_grad(set_to_none=False)
+    assert parameters[0].grad is None
+    assert parameters[1].grad is kept
+    assert not kept.any()
     optimizer.zero_grad()
     assert [p.grad for p in parameters] == [None] * 3
 

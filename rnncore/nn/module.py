@@ -107,10 +107,10 @@ class Module:
         for _, parameter in self.named_parameters():
             yield parameter
 
-    def zero_grad(self):
-        """Set all gradients to None."""
+    def zero_grad(self, set_to_none=True):
+        """Set all gradients to None, or those there are to zero."""
         for parameter in self.parameters():
-            parameter.grad = None
+            parameter.zero_grad(set_to_none)
 
     def train(self, mode=True):
         """Set training mode (or evaluation mode, if `mode` is False) here and inside."""
