@@ -28,7 +28,7 @@ test: $(VENV)/.test $(VENV)/.built
 	$(BIN)/python -m pytest $(TEST)
 
 bench: $(VENV)/.test $(VENV)/.built
-	$(BIN)/python bench/run.py $(BENCH)
+	$(BIN)/python -m pytest bench/bench_lstm.py --benchmark-only --benchmark-enable -p no:cacheprovider $(BENCH)
 
 lib:
 	@command -v cmake >/dev/null || { echo "make: there is no cmake" >&2; exit 1; }

@@ -17,7 +17,12 @@ ROOT = Path(__file__).parent
 CSRC = Path("csrc")
 INCLUDE = [str(CSRC), str(CSRC / "include")]
 FLAGS = [
-    "-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden",
+    "-std=gnu11",
+    "-O3",
+    "-fPIC",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
 ]
 WARNINGS = ["-Wall", "-Wextra", "-Werror"] if os.environ.get("RNNCORE_WERROR") else []
 
@@ -57,8 +62,15 @@ def isa_rows():
 
 def static_library(name, sources, flags):
     headers = [str(p) for p in sorted(CSRC.rglob("*")) if p.suffix in (".h", ".inc")]
-    return (name, {"sources": sources, "include_dirs": INCLUDE, "cflags": FLAGS + WARNINGS + flags,
-                   "obj_deps": {"": headers}})
+    return (
+        name,
+        {
+            "sources": sources,
+            "include_dirs": INCLUDE,
+            "cflags": FLAGS + WARNINGS + flags,
+            "obj_deps": {"": headers},
+        },
+    )
 
 
 openmp = ["-fopenmp"] if has_openmp() else []
@@ -73,8 +85,10 @@ engine = Extension(
     "rnncore._engine",
     ["rnncore/_engine.pyx"],
     include_dirs=[*INCLUDE, numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
-                   ("RNN_BUILD_FLAGS", '"' + " ".join(FLAGS + openmp) + '"')],
+    define_macros=[
+        ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+        ("RNN_BUILD_FLAGS", '"' + " ".join(FLAGS + openmp) + '"'),
+    ],
     extra_compile_args=["-O2", "-fvisibility=hidden", *(["-Wall", "-Werror"] if WARNINGS else [])],
     extra_link_args=openmp,
     depends=[str(p) for p in sorted([*CSRC.rglob("*"), *Path("rnncore").glob("*.p[xy][dxi]")])],
@@ -86,8 +100,12 @@ setup(
     ext_modules=cythonize(
         [engine],
         compiler_directives={
-            "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True,
-            "freethreading_compatible": True, "embedsignature": True,
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "freethreading_compatible": True,
+            "embedsignature": True,
         },
     ),
 )

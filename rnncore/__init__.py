@@ -15,6 +15,18 @@ from rnncore.threads import get_num_threads, set_num_threads
 __version__ = _build_info()["version"]
 
 __all__ = [
-    "Session", "Tensor", "concat", "functional", "get_num_threads", "load", "manual_seed", "nn",
-    "no_grad", "optim", "save", "set_num_threads", "show_config", "stack",
+    "Session",
+    "Tensor",
+    "concat",
+    "functional",
+    "get_num_threads",
+    "load",
+    "manual_seed",
+    "nn",
+    "no_grad",
+    "optim",
+    "save",
+    "set_num_threads",
+    "show_config",
+    "stack",
 ]

@@ -70,7 +70,8 @@ cdef rnn_blas_gemm blas_pointer(str name) except *:
     try:
         from scipy.linalg import cython_blas
     except ImportError as error:
-        raise RuntimeError("gemm is \"blas\", which needs SciPy: pip install rnncore[blas]") from error
+        text = 'gemm is "blas", which needs SciPy: pip install "rnncore[blas]"'
+        raise RuntimeError(text) from error
     capsule = cython_blas.__pyx_capi__[name]
     return <rnn_blas_gemm>PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))
 
@@ -148,8 +149,9 @@ cdef cnp.ndarray writable(array, int number, str name):
     """An array that is written in place: C-contiguous, writable, of exactly this type."""
     if real_type(array, name) != number:
         raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype_name(number)}")
-    if not cnp.PyArray_CHKFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_CARRAY):
-        raise ValueError(f"{name} is written in place, expected a writable C-contiguous array")
+    if not cnp.PyArray_ISCARRAY(<cnp.ndarray>array):
+        raise ValueError(f"{name} is written in place, expected a writable C-contiguous array, "
+                         f"aligned and of this machine's byte order")
     return array
 
 

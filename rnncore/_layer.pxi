@@ -20,7 +20,7 @@ cdef rnn_sequence sequence_of(array, bint batch_first) noexcept:
 
 cdef list layer_weights(weights, str cell, int number, Py_ssize_t inputs, Py_ssize_t hidden,
                         rnn_weights *out):
-    """Check the weights of each direction and point `out` at them; returns what keeps them alive."""
+    """Check each direction's weights and point `out` at them; returns what keeps them alive."""
     rows = GATES[cell] * hidden
     kept = []
     for k, direction in enumerate(weights):
@@ -193,13 +193,14 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
     number = real_type(x, "x")
     x = readable(x, number, "x")
     if x.ndim != 3:
-        raise ValueError(f"x has shape {x.shape}, expected 3 axes: "
-                         f"{'(batch, steps, input_size)' if batch_first else '(steps, batch, input_size)'}")
+        order = "batch, steps" if batch_first else "steps, batch"
+        raise ValueError(f"x has shape {x.shape}, expected 3 axes: ({order}, input_size)")
     steps, rows, inputs = (x.shape[1], x.shape[0], x.shape[2]) if batch_first else x.shape
     w_hh = weights[0][1]
     real_type(w_hh, "weight_hh")
     if w_hh.ndim != 2:
-        raise ValueError(f"weight_hh has shape {w_hh.shape}, expected (gates * hidden_size, hidden_size)")
+        raise ValueError(f"weight_hh has shape {w_hh.shape}, "
+                         f"expected (gates * hidden_size, hidden_size)")
     hidden = w_hh.shape[1]
     kept = layer_weights(weights, cell, number, inputs, hidden, pointers)
     state_shape = (directions, rows, hidden)

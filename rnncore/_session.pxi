@@ -258,6 +258,16 @@ cdef class Stream:
                              f"({self.batch}, {self.inputs})")
         return array
 
+    cdef bint is_ready(self, x) noexcept:
+        """Whether x is just what the engine reads, with nothing to convert or refuse."""
+        cdef cnp.ndarray array
+        if self.tokens or type(x) is not cnp.ndarray:
+            return False
+        array = <cnp.ndarray>x
+        return (cnp.PyArray_TYPE(array) == self.number and cnp.PyArray_ISCARRAY_RO(array)
+                and array.ndim == 2 and array.shape[0] == self.batch
+                and array.shape[1] == self.inputs)
+
     def step(self, x, out=None):
         """Advance by one step.
 
@@ -278,10 +288,7 @@ cdef class Stream:
         cdef rnn_stream *handle = self.handle
         cdef void *source
         cdef void *target
-        if (not self.tokens and type(x) is cnp.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.number
-                and (<cnp.ndarray>x).ndim == 2 and (<cnp.ndarray>x).shape[0] == self.batch
-                and (<cnp.ndarray>x).shape[1] == self.inputs
-                and cnp.PyArray_CHKFLAGS(<cnp.ndarray>x, cnp.NPY_ARRAY_CARRAY_RO)):
+        if self.is_ready(x):
             array = <cnp.ndarray>x
         else:
             array = self.input_array(x)
@@ -304,8 +311,8 @@ cdef class Stream:
     def state(self):
         """The states in the model's own form (copies); may be set.
 
-        h (L, batch, H) of an RNN or GRU, (h, c) of an LSTM; of a Sequential a tuple with one entry a
-        recurrent module. None sets zeros.
+        h (L, batch, H) of an RNN or GRU, (h, c) of an LSTM; of a Sequential a tuple with one entry
+        a recurrent module. None sets zeros.
         """
         pairs = self.get_state()
         return pairs if self.form is None else self.form._form(pairs)

@@ -126,14 +126,18 @@ def linear(x, weight, bias=None):
         dw, dw_out = _accumulator(weight)
         db, db_out = _accumulator(bias)
         dx = _engine.linear_backward(
-            engine, _rows(g), rows, weight.data, need_dx=x.requires_grad, dweight=dw, dbias=db,
+            engine,
+            _rows(g),
+            rows,
+            weight.data,
+            need_dx=x.requires_grad,
+            dweight=dw,
+            dbias=db,
             threads=threads,
         )
         return None if dx is None else dx.reshape(x.shape), dw_out, db_out
 
-    return record(
-        "linear", y.reshape(*x.shape[:-1], weight.shape[0]), (x, weight, bias), backward
-    )
+    return record("linear", y.reshape(*x.shape[:-1], weight.shape[0]), (x, weight, bias), backward)
 
 
 def embedding(indices, weight, padding_idx=None):
@@ -189,7 +193,10 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
     engine = config.engine()
     rows = _rows(x.data)
     y, mean_, rstd = _engine.layer_norm_forward(
-        engine, rows, None if weight is None else weight.data, None if bias is None else bias.data,
+        engine,
+        rows,
+        None if weight is None else weight.data,
+        None if bias is None else bias.data,
         eps,
     )
 
@@ -228,16 +235,26 @@ def recurrent_layer(cell, x, weights, h0=None, c0=None, *, lengths=None, batch_f
     training = needs_grad(parents)
     threads = get_num_threads()
     y, hn, cn, tape = _engine.layer_forward(
-        config.engine(), cell, x.data,
+        config.engine(),
+        cell,
+        x.data,
         [tuple(None if w is None else w.data for w in direction) for direction in weights],
-        lengths=lengths, h0=None if h0 is None else h0.data, c0=None if c0 is None else c0.data,
-        batch_first=batch_first, training=training, threads=threads,
+        lengths=lengths,
+        h0=None if h0 is None else h0.data,
+        c0=None if c0 is None else c0.data,
+        batch_first=batch_first,
+        training=training,
+        threads=threads,
     )
 
     def backward(dy, dhn, dcn):
         buffers = [[_accumulator(w) for w in direction] for direction in weights]
         dx, dh0, dc0 = tape.backward(
-            dy, dhn, dcn, need_dx=x.requires_grad, threads=threads,
+            dy,
+            dhn,
+            dcn,
+            need_dx=x.requires_grad,
+            threads=threads,
             gradients=[tuple(b for b, _ in direction) for direction in buffers],
         )
         return (dx, dh0, dc0, *(out for direction in buffers for _, out in direction))
@@ -279,9 +296,14 @@ def cross_entropy(logits, target, ignore_index=-100, reduction="mean"):
             f"for logits of shape {logits.shape}, which must be (N, V) or (V,)"
         )
     _check_reduction(reduction)
+    if target.dtype.kind == "u" and target.size and target.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"target has an entry of {target.max()}, beyond int64")
     flat = np.ascontiguousarray(target, np.int64).reshape(-1)
     losses, dlogits = _engine.cross_entropy_forward(
-        config.engine(), _rows(logits.data), flat, ignore_index=ignore_index,
+        config.engine(),
+        _rows(logits.data),
+        flat,
+        ignore_index=ignore_index,
         threads=get_num_threads(),
     )
     if reduction == "none":

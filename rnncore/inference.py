@@ -48,7 +48,8 @@ class Session:
         self._single = isinstance(model, Recurrent)
         modules = list(_flat(model))
         self._core = _engine.Session(
-            config.engine(), _common([m.dtype for m in modules if hasattr(m, "dtype")], "dtype"),
+            config.engine(),
+            _common([m.dtype for m in modules if hasattr(m, "dtype")], "dtype"),
             [layer for module in modules for layer in _layers(module)],
             inputs=_inputs(modules),
             batch_first=_common(
@@ -164,8 +165,10 @@ def _layers(module):
         yield {"kind": "linear", "weight": module.weight.data, "bias": _optional(module.bias)}
     elif isinstance(module, LayerNorm):
         yield {
-            "kind": "layer_norm", "weight": _optional(module.weight),
-            "bias": _optional(module.bias), "eps": module.eps,
+            "kind": "layer_norm",
+            "weight": _optional(module.weight),
+            "bias": _optional(module.bias),
+            "eps": module.eps,
         }
     elif isinstance(module, Activation):
         yield {"kind": "map", "name": module.name}

@@ -55,7 +55,7 @@ class Optimizer:
 
     def _options(self):
         """Every option, by its argument's name."""
-        return {name: value for name, value in vars(self).items() if name not in ("params", "state")}
+        return {n: value for n, value in vars(self).items() if n not in ("params", "state")}
 
     def state_dict(self):
         """All that is needed to go on later: options, and copies of each parameter's state."""
@@ -119,9 +119,7 @@ class SGD(Optimizer):
         Needs momentum and no dampening (Sutskever et al. 2013).
     """
 
-    def __init__(
-        self, params, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False
-    ):
+    def __init__(self, params, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False):
         super().__init__(params, lr)
         self.momentum = _least("momentum", momentum)
         self.dampening = dampening
@@ -135,10 +133,16 @@ class SGD(Optimizer):
 
     def _update(self, engine, parameter, state):
         _engine.sgd_update(
-            engine, parameter.data, parameter.grad,
-            state["momentum_buffer"] if self.momentum else None, lr=self.lr,
-            momentum=self.momentum, dampening=self.dampening, weight_decay=self.weight_decay,
-            nesterov=self.nesterov, first=state["first"],
+            engine,
+            parameter.data,
+            parameter.grad,
+            state["momentum_buffer"] if self.momentum else None,
+            lr=self.lr,
+            momentum=self.momentum,
+            dampening=self.dampening,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+            first=state["first"],
         )
         state["first"] = False
 
@@ -173,9 +177,18 @@ class Adam(Optimizer):
     def _update(self, engine, parameter, state):
         state["step"] += 1
         _engine.adam_update(
-            engine, parameter.data, parameter.grad, state["exp_avg"], state["exp_avg_sq"],
-            lr=self.lr, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps,
-            weight_decay=self.weight_decay, decoupled=self.decoupled, step=state["step"],
+            engine,
+            parameter.data,
+            parameter.grad,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            lr=self.lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            decoupled=self.decoupled,
+            step=state["step"],
         )
 
 
@@ -231,9 +244,17 @@ class RMSprop(Optimizer):
 
     def _update(self, engine, parameter, state):
         _engine.rmsprop_update(
-            engine, parameter.data, parameter.grad, state["square_avg"], state.get("grad_avg"),
-            state.get("momentum_buffer"), lr=self.lr, alpha=self.alpha, eps=self.eps,
-            weight_decay=self.weight_decay, momentum=self.momentum,
+            engine,
+            parameter.data,
+            parameter.grad,
+            state["square_avg"],
+            state.get("grad_avg"),
+            state.get("momentum_buffer"),
+            lr=self.lr,
+            alpha=self.alpha,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
         )
 
 

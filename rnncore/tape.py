@@ -57,7 +57,7 @@ class Node:
 
 
 def back_propagate(node):
-    """Go back from `node`, whose outputs have received their gradients; frees the tape behind it."""
+    """Go back from `node`, whose outputs have their gradients; frees the tape behind it."""
     for entry in reversed(_in_order(node)):
         grads = entry.backward(*entry.grads)
         for parent, grad in zip(entry.parents, grads, strict=True):

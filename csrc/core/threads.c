@@ -1,10 +1,18 @@
 /* threads.c - a team of threads for one call, over OpenMP.
  * SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
 #include "core/threads.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "core/cpu.h"
 #include "core/fpenv.h"
@@ -14,7 +22,16 @@
 #include <omp.h>
 #endif
 
-enum { SPINS = 4000 }; /* about 40 us of pauses, far above a step's imbalance */
+enum {
+    SPINS = 4000,       /* about 40 us of pauses, far above a step's imbalance */
+    STALLS_CROWDED = 2, /* stalls of a call from which on its CPUs count as crowded */
+    REST_MAX = 256      /* calls at most that a thread then makes alone before it tries again */
+};
+
+/* A stall is a wait that outlasted the spinning for a thread that had no CPU. */
+static _Thread_local long switches;     /* this thread's context switches when it last looked */
+static _Thread_local unsigned rest;     /* calls to make alone after the next crowded one */
+static _Thread_local unsigned rest_now; /* of these, how many are left */
 
 /* Set in a forked child: OpenMP's pool did not survive, and waking it would wait for ever. */
 static atomic_int forked;
@@ -30,20 +47,60 @@ static inline void pause_cpu(void) {
 #endif
 }
 
+/* Whether this thread lost its CPU since it was last asked. */
+static int was_switched(void) {
+#if defined(__linux__)
+    struct rusage usage;
+    if (getrusage(RUSAGE_THREAD, &usage) != 0) return 0;
+    const long before = switches;
+    switches = usage.ru_nvcsw + usage.ru_nivcsw;
+    return switches != before;
+#else
+    return 0;
+#endif
+}
+
+/* Leave the CPU until the phase is another. To sleep, not to yield: who yields to a program that
+ * computes comes back after that program's time slice, milliseconds later. */
+static void sleep_in(rnn_team *team, int phase) {
+    if (atomic_load(&team->started) < team->size) atomic_fetch_add(&team->stalls, 1);
+#if defined(__linux__)
+    atomic_fetch_add(&team->sleepers, 1);
+    while (atomic_load(&team->phase) == phase)
+        syscall(SYS_futex, &team->phase, FUTEX_WAIT_PRIVATE, phase, NULL, NULL, 0);
+    atomic_fetch_sub(&team->sleepers, 1);
+#else
+    while (atomic_load(&team->phase) == phase) sched_yield();
+#endif
+}
+
+/* The last one is here: let the others go on. Where CPUs are too crowded for the team to run side
+ * by side every barrier would cost a time slice, so an elastic team then becomes its first thread.
+ */
+static void end_phase(rnn_team *team, int phase) {
+    const int slept = atomic_load(&team->sleepers) > 0;
+    if (slept && was_switched()) atomic_fetch_add(&team->stalls, 1);
+    if (team->elastic && atomic_load(&team->stalls) >= STALLS_CROWDED) team->size = 1;
+    atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
+    atomic_store(&team->phase, phase + 1);
+#if defined(__linux__)
+    if (atomic_load(&team->sleepers) > 0)
+        syscall(SYS_futex, &team->phase, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
+#endif
+}
+
 void rnn_team_wait(rnn_team *team) {
     if (team->size == 1) return;
     const int phase = atomic_load_explicit(&team->phase, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel) == team->size - 1) {
-        atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&team->phase, phase + 1, memory_order_release);
+        end_phase(team, phase);
         return;
     }
-    for (int spin = 0; atomic_load_explicit(&team->phase, memory_order_acquire) == phase; spin++) {
-        if (spin < SPINS)
-            pause_cpu();
-        else
-            sched_yield();
+    for (int spin = 0; spin < SPINS; spin++) {
+        if (atomic_load_explicit(&team->phase, memory_order_acquire) != phase) return;
+        pause_cpu();
     }
+    sleep_in(team, phase);
 }
 
 static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
@@ -52,25 +109,45 @@ static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
     rnn_restore_fpenv(saved);
 }
 
-void rnn_team_run(int threads, rnn_task task, void *context) {
-    rnn_team team = {.size = 1};
-    atomic_init(&team.arrived, 0);
-    atomic_init(&team.phase, 0);
 #ifdef _OPENMP
-    if (threads > 1 && !atomic_load(&forked) && !omp_in_parallel()) {
-        if (!atomic_exchange(&watching_forks, 1)) pthread_atfork(NULL, NULL, in_child);
+/* Each time a team finds its CPUs crowded, its caller works alone twice as long before it tries
+ * again. */
+static void learn(const rnn_team *team) {
+    if (atomic_load(&team->stalls) >= STALLS_CROWDED) {
+        rest = rest == 0 ? 1 : rest < REST_MAX ? 2 * rest : REST_MAX;
+        rest_now = rest;
+    } else {
+        rest /= 2;
+    }
+}
+
+static void run_team(int threads, rnn_task task, void *context) {
+    rnn_team team = {.size = threads};
+    if (!atomic_exchange(&watching_forks, 1)) pthread_atfork(NULL, NULL, in_child);
 #pragma omp parallel num_threads(threads)
-        {
-            /* OpenMP may give fewer threads than asked for: the team is what came. */
-#pragma omp single
-            team.size = omp_get_num_threads();
-            run_rank(&team, omp_get_thread_num(), task, context);
-        }
+    {
+        /* OpenMP may give fewer threads than asked for: the team is what came. */
+        atomic_store(&team.size, omp_get_num_threads());
+        was_switched();
+        atomic_fetch_add(&team.started, 1);
+        run_rank(&team, omp_get_thread_num(), task, context);
+        rnn_team_wait(&team);
+    }
+    learn(&team);
+}
+#endif
+
+void rnn_team_run(int threads, rnn_task task, void *context) {
+#ifdef _OPENMP
+    if (threads > 1 && rest_now > 0) {
+        rest_now--;
+    } else if (threads > 1 && !atomic_load(&forked) && !omp_in_parallel()) {
+        run_team(threads, task, context);
         return;
     }
 #endif
     (void)threads;
-    run_rank(&team, 0, task, context);
+    run_rank(&(rnn_team){.size = 1}, 0, task, context);
 }
 
 void rnn_team_share(size_t count, size_t unit, int rank, int size, size_t *begin, size_t *end) {

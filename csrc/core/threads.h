@@ -8,7 +8,11 @@
 
 /* Shared by the threads of one rnn_team_run. */
 typedef struct rnn_team {
-    int size;
+    atomic_int size; /* shrinks to 1 at a barrier where an elastic team finds its CPUs crowded */
+    int elastic;     /* set by rank 0: no share of work is kept from before a barrier to after it */
+    atomic_int started;
+    atomic_int sleepers;
+    atomic_int stalls;
     _Alignas(64) atomic_int arrived;
     _Alignas(64) atomic_int phase;
 } rnn_team;
@@ -21,8 +25,9 @@ typedef void (*rnn_task)(rnn_team *team, int rank, void *context);
  * exist. */
 void rnn_team_run(int threads, rnn_task task, void *context);
 
-/* Wait until every thread of the team is here: spins briefly, then yields the CPU, so that another
- * program busy on a core costs a time slice and not a stall of every step. */
+/* Wait until every thread of the team is here: spins briefly, then sleeps. Beside programs that
+ * keep the CPUs busy a team costs a few time slices a call, not one a barrier: an elastic one
+ * shrinks, and the calling thread then works alone for some calls. Neither changes a result. */
 void rnn_team_wait(rnn_team *team);
 
 /* The part [*begin, *end) of `count` items for `rank` of `size`, in multiples of `unit`. */

@@ -47,10 +47,10 @@ static int weight_row(const struct rnn_gates *gates, size_t m, size_t *row) {
     return held && unit + m % RNN_LANES < gates->units;
 }
 
-#define real       float
+#define real float
 #define NAME(name) name##_f32
 #include "kernels/pack.inc"
-#define real       double
+#define real double
 #define NAME(name) name##_f64
 #include "kernels/pack.inc"
 

@@ -165,6 +165,7 @@ static void step_phase(const struct step_task *task, size_t p, rnn_team *team, i
 static void recurrent_task(rnn_team *team, int rank, void *context) {
     const struct step_task *task = context;
     const struct rnn_direction *d = &task->stage->layer->direction[0];
+    if (rank == 0) team->elastic = 1;
     for (size_t p = 0; p < d->cell->phases && !is_fused(d); p++)
         rnn_matrix_multiply(&d->phase[p].w_ih,
                             &(struct rnn_operands){.rows = task->stream->rows,

@@ -319,6 +319,7 @@ static void task(rnn_team *team, int rank, void *context) {
     const struct rnn_rows *rows = run->rows;
     const struct rnn_backward *b = run->backward;
     size_t row = 0, row_end = rows->rows;
+    if (rank == 0) team->elastic = !run->plan.by_rows;
     if (run->plan.by_rows) rnn_plan_share_rows(rows, rank, team->size, &row, &row_end);
     if (run->dy)
         rnn_rows_gather(rows, &b->dy, b->reverse, 0, rows->steps, run->direction->hidden,

@@ -215,6 +215,7 @@ static void task(rnn_team *team, int rank, void *context) {
     const struct rnn_forward *f = run->forward;
     const struct rnn_rows *rows = run->rows;
     size_t row = 0, row_end = rows->rows;
+    if (rank == 0) team->elastic = !run->plan.by_rows;
     if (run->plan.by_rows) rnn_plan_share_rows(rows, rank, team->size, &row, &row_end);
     for (size_t first = 0; first < rows->steps; first += run->plan.chunk_steps) {
         size_t last = first + run->plan.chunk_steps;

@@ -33,6 +33,13 @@ def rows():
                 yield kind, text, hidden, shape["steps"], shape["batch"]
 
 
+def cores():
+    """Number of CPUs this process may use, whatever its number of threads."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def measure(threads, on_row=None):
     """Run the comparison on `threads` threads in a process of its own.
 

@@ -108,7 +108,7 @@ def prepare(text, hidden):
     vocabulary = Vocabulary(text)
     train_part, validation = split(vocabulary.encode(text), 0.05)
     model = character_model.build(len(vocabulary), hidden=hidden, layers=1, dropout=0.0)
-    settings = Settings(epochs=ENDLESS, lr=4e-3, batch=32, steps=64)
+    settings = Settings(epochs=ENDLESS, lr=1e-2, batch=32, steps=64)
     return Trainer(model, train_part, validation, settings), vocabulary
 
 
@@ -191,7 +191,7 @@ def step_seconds(session, vocabulary, repeats=2000):
 def compare():
     """Measure and print the table."""
     count = sum(1 for _ in comparison.rows())
-    threads = (1, 2) if rnncore.threads.default_threads() > 1 else (1,)
+    threads = (1, 2) if comparison.cores() > 1 else (1,)
     done = 0
 
     def on_row():

@@ -80,13 +80,35 @@ def load(path):
 
 
 def _check_sizes(spec, available):
-    """Refuse sizes that the tensors cannot fill before anything is allocated for them."""
-    for value in spec.values() if isinstance(spec, dict) else ():
-        if isinstance(value, list):
-            for layer in value:
-                _check_sizes(layer, available)
-        elif isinstance(value, int) and not isinstance(value, bool) and value > available:
-            raise ValueError(f"the architecture has a size of {value}, more than the file holds")
+    """Refuse an architecture that the tensors cannot fill before anything is allocated for it."""
+    count = _least_parameters(spec)
+    if count > available:
+        raise ValueError(
+            f"the architecture has at least {count} parameters, more than the file's bytes"
+        )
+
+
+def _least_parameters(spec):
+    """Parameters that `spec`, which may be anything, asks for at least."""
+    if not isinstance(spec, dict):
+        return 0
+    layers = spec.get("layers")
+    if isinstance(layers, list):
+        return sum(map(_least_parameters, layers))
+
+    def count(name, default=0):
+        value = spec.get(name, default)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        return value if _is_count(value) else 0
+
+    hidden, outputs = count("hidden_size"), count("out_features")
+    return (
+        hidden * (count("input_size") + count("num_layers", 1) * hidden)
+        + outputs * (count("in_features") + bool(spec.get("bias", True)))
+        + count("num_embeddings") * count("embedding_dim")
+        + count("normalized_shape") * bool(spec.get("elementwise_affine", True))
+    )
 
 
 def write_safetensors(path, tensors, metadata=None):
@@ -105,6 +127,11 @@ def write_safetensors(path, tensors, metadata=None):
                 raise TypeError(f"metadata {name!r} is {type(text).__name__}, expected text")
         header["__metadata__"] = dict(metadata)
     # By falling alignment, then name, as other writers do: every tensor is aligned.
+    for name in tensors:
+        if not isinstance(name, str):
+            raise TypeError(f"tensors has the key {name!r}, expected text")
+        if name == "__metadata__":
+            raise ValueError(f"tensors has the key {name!r}, which holds the metadata")
     arrays = {name: np.asarray(array) for name, array in tensors.items()}
     for name in sorted(arrays, key=lambda n: (-arrays[n].itemsize, n)):
         array = arrays[name]
@@ -130,8 +157,13 @@ def _write_atomically(path, chunks):
     try:
         with os.fdopen(handle, "wb") as file:
             for chunk in chunks:
-                file.write(chunk if isinstance(chunk, bytes) else chunk.data.cast("B")
-                           if chunk.size else b"")
+                file.write(
+                    chunk
+                    if isinstance(chunk, bytes)
+                    else chunk.data.cast("B")
+                    if chunk.size
+                    else b""
+                )
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
@@ -176,8 +208,9 @@ def read_safetensors(path):
         if len(start) < 8 or length > min(size - 8, HEADER_MAX):
             raise ValueError(
                 f"{path} is not a safetensors file: its {size} bytes cannot hold "
-                f"a header of {length}" if len(start) == 8 else
-                f"{path} is not a safetensors file: it has {size} bytes"
+                f"a header of {length}"
+                if len(start) == 8
+                else f"{path} is not a safetensors file: it has {size} bytes"
             )
         text = file.read(length)
         try:
@@ -225,7 +258,9 @@ def _tensors(header, data):
         if not isinstance(shape, list) or len(shape) > 32 or not all(map(_is_count, shape)):
             raise ValueError(f"{name!r} has shape {shape!r:.80}")
         if (
-            not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets))
+            not isinstance(offsets, list)
+            or len(offsets) != 2
+            or not all(map(_is_count, offsets))
             or not offsets[0] <= offsets[1] <= len(data)
         ):
             raise ValueError(
@@ -247,8 +282,8 @@ def _tensors(header, data):
     if end != len(data):
         raise ValueError(f"the tensors end at byte {end}, the file has {len(data)}")
     return {
-        name: np.frombuffer(data[begin:stop], _DTYPES[dtype]).reshape(shape).astype(
-            np.dtype(_DTYPES[dtype]).newbyteorder("="), copy=True
-        )
+        name: np.frombuffer(data[begin:stop], _DTYPES[dtype])
+        .reshape(shape)
+        .astype(np.dtype(_DTYPES[dtype]).newbyteorder("="), copy=True)
         for begin, stop, name, dtype, shape in places
     }

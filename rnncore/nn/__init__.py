@@ -11,7 +11,22 @@ from rnncore.nn.regularize import Dropout
 from rnncore.nn.specification import build
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "CrossEntropyLoss", "Dropout", "Embedding", "LayerNorm", "Linear",
-    "MSELoss", "Module", "Parameter", "ReLU", "Sequential", "Sigmoid", "Tanh", "build",
-    "detach_state", "init",
+    "GRU",
+    "LSTM",
+    "RNN",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "MSELoss",
+    "Module",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Tanh",
+    "build",
+    "detach_state",
+    "init",
 ]

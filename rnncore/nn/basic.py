@@ -38,8 +38,11 @@ class Linear(Module):
     def spec(self):
         """Describe the module, see `Module.spec`."""
         return {
-            "kind": "Linear", "in_features": self.in_features, "out_features": self.out_features,
-            "bias": self.bias is not None, "dtype": self.dtype.name,
+            "kind": "Linear",
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.bias is not None,
+            "dtype": self.dtype.name,
         }
 
     def extra_repr(self):
@@ -66,7 +69,8 @@ class Embedding(Module):
         self.num_embeddings = size(num_embeddings, "num_embeddings")
         self.embedding_dim = size(embedding_dim, "embedding_dim")
         if padding_idx is not None:
-            if not -self.num_embeddings <= padding_idx < self.num_embeddings:
+            padding_idx = size(padding_idx, "padding_idx", -self.num_embeddings)
+            if padding_idx >= self.num_embeddings:
                 raise ValueError(
                     f"padding_idx is {padding_idx}, expected a row of {self.num_embeddings}"
                 )
@@ -85,8 +89,10 @@ class Embedding(Module):
     def spec(self):
         """Describe the module, see `Module.spec`."""
         return {
-            "kind": "Embedding", "num_embeddings": self.num_embeddings,
-            "embedding_dim": self.embedding_dim, "padding_idx": self.padding_idx,
+            "kind": "Embedding",
+            "num_embeddings": self.num_embeddings,
+            "embedding_dim": self.embedding_dim,
+            "padding_idx": self.padding_idx,
             "dtype": self.dtype.name,
         }
 
@@ -139,8 +145,11 @@ class LayerNorm(Module):
     def spec(self):
         """Describe the module, see `Module.spec`."""
         return {
-            "kind": "LayerNorm", "normalized_shape": self.normalized_shape[0], "eps": self.eps,
-            "elementwise_affine": self.elementwise_affine, "bias": self.bias is not None,
+            "kind": "LayerNorm",
+            "normalized_shape": self.normalized_shape[0],
+            "eps": self.eps,
+            "elementwise_affine": self.elementwise_affine,
+            "bias": self.bias is not None,
             "dtype": self.dtype.name,
         }
 

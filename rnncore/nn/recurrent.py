@@ -23,8 +23,11 @@ def size(value, name, least=1):
 
 def real_dtype(dtype):
     """`dtype` as a NumPy dtype, float32 or float64."""
-    found = np.dtype(dtype)
-    if found not in (np.float32, np.float64):
+    try:
+        found = None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError):  # what NumPy makes of texts it cannot read
+        found = None
+    if found is None or found not in (np.float32, np.float64):
         raise ValueError(f"dtype is {dtype!r}, expected float32 or float64")
     return found
 
@@ -36,8 +39,16 @@ class Recurrent(Module):
     has_c = False
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
-        bidirectional=False, *, dtype="float32",
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        bias=True,
+        batch_first=False,
+        dropout=0.0,
+        bidirectional=False,
+        *,
+        dtype="float32",
     ):
         super().__init__()
         self.input_size = size(input_size, "input_size", 0)
@@ -149,8 +160,10 @@ class Recurrent(Module):
         layers = self.num_layers * self.num_directions
         shape = (layers, rows, self.hidden_size) if batched else (layers, self.hidden_size)
         if state.shape != shape:
-            formula = "(num_layers * num_directions, batch, hidden_size)" if batched else (
-                "(num_layers * num_directions, hidden_size)"
+            formula = (
+                "(num_layers * num_directions, batch, hidden_size)"
+                if batched
+                else ("(num_layers * num_directions, hidden_size)")
             )
             raise ValueError(f"{name} has shape {state.shape}, expected {formula} = {shape}")
         return state if batched else state.reshape(layers, 1, self.hidden_size)
@@ -163,8 +176,13 @@ class Recurrent(Module):
                 x = functional.dropout(x, self.dropout, self.training)
             part = slice(layer * directions, (layer + 1) * directions)
             x, hn, cn = functional.recurrent_layer(
-                self.cell, x, self.layer_weights(layer), self._part(h, part), self._part(c, part),
-                lengths=lengths, batch_first=self.batch_first,
+                self.cell,
+                x,
+                self.layer_weights(layer),
+                self._part(h, part),
+                self._part(c, part),
+                lengths=lengths,
+                batch_first=self.batch_first,
             )
             finals[0].append(hn)
             finals[1].append(cn)
@@ -194,11 +212,18 @@ class Recurrent(Module):
             "dtype": self.dtype.name,
         }
 
-    def extra_repr(self):
-        """Options that differ from the defaults."""
+    def extra_repr(self, **own):
+        """Options that differ from the defaults, `own` those of the kind's own options."""
         return options_repr(
-            self, ("input_size", "hidden_size"), num_layers=1, bias=True, batch_first=False,
-            dropout=0.0, bidirectional=False, dtype=np.dtype("float32"),
+            self,
+            ("input_size", "hidden_size"),
+            num_layers=1,
+            bias=True,
+            batch_first=False,
+            dropout=0.0,
+            bidirectional=False,
+            dtype=np.dtype("float32"),
+            **own,
         )
 
 
@@ -220,13 +245,28 @@ class RNN(Recurrent):
     """
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True,
-        batch_first=False, dropout=0.0, bidirectional=False, *, dtype="float32",
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        nonlinearity="tanh",
+        bias=True,
+        batch_first=False,
+        dropout=0.0,
+        bidirectional=False,
+        *,
+        dtype="float32",
     ):
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f'nonlinearity is {nonlinearity!r}, expected "tanh" or "relu"')
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
             dtype=dtype,
         )
         self.nonlinearity = nonlinearity
@@ -236,6 +276,10 @@ class RNN(Recurrent):
     def options(self):
         """The nonlinearity."""
         return {"nonlinearity": self.nonlinearity}
+
+    def extra_repr(self):
+        """Options that differ from the defaults."""
+        return super().extra_repr(nonlinearity="tanh")
 
 
 class LSTM(Recurrent):
@@ -291,13 +335,28 @@ class GRU(Recurrent):
     gates = 3
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
-        bidirectional=False, *, reset="after", dtype="float32",
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        bias=True,
+        batch_first=False,
+        dropout=0.0,
+        bidirectional=False,
+        *,
+        reset="after",
+        dtype="float32",
     ):
         if reset not in ("after", "before"):
             raise ValueError(f'reset is {reset!r}, expected "after" or "before"')
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
             dtype=dtype,
         )
         self.reset = reset
@@ -310,6 +369,10 @@ class GRU(Recurrent):
     def options(self):
         """Where the reset gate acts."""
         return {"reset": self.reset}
+
+    def extra_repr(self):
+        """Options that differ from the defaults."""
+        return super().extra_repr(reset="after")
 
 
 def detach_state(state):

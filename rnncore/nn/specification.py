@@ -41,5 +41,5 @@ def build(spec):
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}, Sequential")
     try:
         return KINDS[kind](**options)
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"spec of a {kind} does not fit: {error}") from None

@@ -1,6 +1,6 @@
 /* avx512_f64.c - the kernels for avx512, 64-bit reals.
  * SPDX-License-Identifier: Apache-2.0 */
-#define RNN_ISA       avx512
+#define RNN_ISA avx512
 #define RNN_REAL_BITS 64
 #include "simd/avx512.inc"
 #include "kernels/all.inc"

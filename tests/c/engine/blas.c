@@ -8,7 +8,8 @@ struct matrix {
 };
 
 static double element(struct matrix m, int row, int column, rnn_dtype dtype) {
-    const size_t r = (size_t)(m.transposed ? column : row), c = (size_t)(m.transposed ? row : column);
+    const size_t r = (size_t)(m.transposed ? column : row),
+                 c = (size_t)(m.transposed ? row : column);
     return get(m.data, c * (size_t)m.ld + r, dtype);
 }
 
@@ -26,14 +27,14 @@ static void gemm(struct matrix a, struct matrix b, int m, int n, int k, double a
         }
 }
 
-void naive_sgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda, void *b,
-                 int *ldb, void *beta, void *c, int *ldc) {
+void naive_sgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda,
+                 void *b, int *ldb, void *beta, void *c, int *ldc) {
     gemm((struct matrix){a, *lda, is_transposed(ta)}, (struct matrix){b, *ldb, is_transposed(tb)},
          *m, *n, *k, *(float *)alpha, *(float *)beta, c, *ldc, RNN_FLOAT32);
 }
 
-void naive_dgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda, void *b,
-                 int *ldb, void *beta, void *c, int *ldc) {
+void naive_dgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda,
+                 void *b, int *ldb, void *beta, void *c, int *ldc) {
     gemm((struct matrix){a, *lda, is_transposed(ta)}, (struct matrix){b, *ldb, is_transposed(tb)},
          *m, *n, *k, *(double *)alpha, *(double *)beta, c, *ldc, RNN_FLOAT64);
 }

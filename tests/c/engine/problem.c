@@ -87,10 +87,10 @@ static rnn_sequence sequence(const struct problem *p, const void *data, size_t w
 void point_weights(const struct problem *p, const void *inputs, rnn_weights *weights) {
     const struct layout l = layout_of(p);
     for (int d = 0; d < p->directions; d++)
-        weights[d] = (rnn_weights){
-            at(inputs, l.weight[d][W_IH], p->dtype), at(inputs, l.weight[d][W_HH], p->dtype),
-            p->bias ? at(inputs, l.weight[d][B_IH], p->dtype) : NULL,
-            p->bias ? at(inputs, l.weight[d][B_HH], p->dtype) : NULL};
+        weights[d] = (rnn_weights){at(inputs, l.weight[d][W_IH], p->dtype),
+                                   at(inputs, l.weight[d][W_HH], p->dtype),
+                                   p->bias ? at(inputs, l.weight[d][B_IH], p->dtype) : NULL,
+                                   p->bias ? at(inputs, l.weight[d][B_HH], p->dtype) : NULL};
 }
 
 rnn_status forward(const rnn_engine *engine, const struct problem *p, const void *inputs,
@@ -126,11 +126,11 @@ rnn_status backward(rnn_tape *tape, const struct problem *p, const void *output_
     const int has_c = p->cell == RNN_CELL_LSTM;
     rnn_gradients gradients[2];
     for (int d = 0; d < p->directions; d++)
-        gradients[d] = (rnn_gradients){
-            at(input_gradients, l.weight[d][W_IH], p->dtype),
-            at(input_gradients, l.weight[d][W_HH], p->dtype),
-            p->bias ? at(input_gradients, l.weight[d][B_IH], p->dtype) : NULL,
-            p->bias ? at(input_gradients, l.weight[d][B_HH], p->dtype) : NULL};
+        gradients[d] =
+            (rnn_gradients){at(input_gradients, l.weight[d][W_IH], p->dtype),
+                            at(input_gradients, l.weight[d][W_HH], p->dtype),
+                            p->bias ? at(input_gradients, l.weight[d][B_IH], p->dtype) : NULL,
+                            p->bias ? at(input_gradients, l.weight[d][B_HH], p->dtype) : NULL};
     const rnn_layer_grad grad = {
         .dy = sequence(p, output_gradients, (size_t)p->directions * p->hidden),
         .dhn = at(output_gradients, l.hn, p->dtype),

@@ -1,5 +1,5 @@
-/* problem.h - one recurrent layer as a function of a flat vector, so that tests treat all cells alike.
- * SPDX-License-Identifier: Apache-2.0
+/* problem.h - one recurrent layer as a function of a flat vector, so that tests treat all cells
+ * alike. SPDX-License-Identifier: Apache-2.0
  *
  * The inputs are x, h0, c0 and the weights of each direction, one after another; the outputs are y,
  * hn, cn. Gradients have the layout of what they are the gradients of. */
@@ -57,10 +57,10 @@ void point_weights(const struct problem *problem, const void *inputs, rnn_weight
 rnn_engine *new_engine(const char *isa, rnn_gemm gemm);
 
 /* Plain GEMMs to stand in for a BLAS. */
-void naive_sgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda, void *b,
-                 int *ldb, void *beta, void *c, int *ldc);
-void naive_dgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda, void *b,
-                 int *ldb, void *beta, void *c, int *ldc);
+void naive_sgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda,
+                 void *b, int *ldb, void *beta, void *c, int *ldc);
+void naive_dgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda,
+                 void *b, int *ldb, void *beta, void *c, int *ldc);
 
 static const struct {
     rnn_cell cell;

@@ -92,8 +92,7 @@ static int in_file(const char *line) {
         fprintf(stderr, "golden_bits: give the path of bits.txt as the second argument\n");
         return 0;
     }
-    while (!found && fgets(text, sizeof text, file))
-        found = strcmp(text, line) == 0;
+    while (!found && fgets(text, sizeof text, file)) found = strcmp(text, line) == 0;
     fclose(file);
     return found;
 }
@@ -138,13 +137,17 @@ void test_threads(void) {
         rnn_engine *engine = new_engine(NULL, RNN_GEMM_PACKED);
         const struct answer one = answer(engine, &p);
         for (p.threads = 2; p.threads <= 3; p.threads++)
-            check_equal(one, answer(engine, &p), kind == 0 ? "rows" : kind == 1 ? "panels" : "ragged");
+            check_equal(one, answer(engine, &p),
+                        kind == 0   ? "rows"
+                        : kind == 1 ? "panels"
+                                    : "ragged");
         free(one.bytes);
         rnn_engine_free(engine);
     }
 }
 
-/* The part of a flat vector that belongs to row b: copied to or from the problem of that row alone. */
+/* The part of a flat vector that belongs to row b: copied to or from the problem of that row alone.
+ */
 static void copy_row(const struct problem *p, const struct problem *alone, size_t b, int outputs,
                      unsigned char *all, unsigned char *one, int gather) {
     const size_t size = real_size(p->dtype), directions = (size_t)p->directions;
@@ -201,8 +204,7 @@ void test_ragged_bits(void) {
             void *inputs = new_inputs(&p, 3), *gradients = new_output_gradients(&p, 3);
             const struct answer whole = answer_of(engine, &p, inputs, gradients);
             context = cells[k % CELLS].name;
-            for (size_t b = 0; b < p.rows; b++)
-                check_row(engine, &p, b, inputs, gradients, whole);
+            for (size_t b = 0; b < p.rows; b++) check_row(engine, &p, b, inputs, gradients, whole);
             free(inputs);
             free(gradients);
             free(whole.bytes);

@@ -31,7 +31,8 @@ void test_engine_errors(void) {
     FAILS(rnn_engine_create(&options, &engine), RNN_ERR_UNSUPPORTED, "BLAS");
     /* An ISA this CPU lacks is refused, and both are named. */
     for (int isa = 0, supported; isa < rnn_isa_count(); isa++) {
-        options = (rnn_engine_options){.size = sizeof options, .isa = rnn_isa_name(isa, &supported)};
+        options =
+            (rnn_engine_options){.size = sizeof options, .isa = rnn_isa_name(isa, &supported)};
         if (supported)
             NEED(rnn_engine_create(&options, &engine));
         else
@@ -84,11 +85,11 @@ void test_layer_errors(void) {
     const struct call good = good_call(engine, &p, inputs);
     struct call c;
     NEED(call(&good));
-#define WRONG(change, text)                          \
-    do {                                             \
-        c = good;                                    \
-        change;                                      \
-        FAILS(call(&c), RNN_ERR_ARGUMENT, text);     \
+#define WRONG(change, text)                      \
+    do {                                         \
+        c = good;                                \
+        change;                                  \
+        FAILS(call(&c), RNN_ERR_ARGUMENT, text); \
     } while (0)
     WRONG(c.engine = NULL, "engine");
     WRONG(c.options.size = 8, "size");
@@ -108,9 +109,12 @@ void test_layer_errors(void) {
     for (size_t k = 0; k < sizeof lengths / sizeof lengths[0]; k++)
         WRONG(c.io.lengths = lengths[k], "lengths[");
 #undef WRONG
-    FAILS(rnn_layer_forward(engine, NULL, good.weights, &good.io, NULL), RNN_ERR_ARGUMENT, "options");
-    FAILS(rnn_layer_forward(engine, &good.options, NULL, &good.io, NULL), RNN_ERR_ARGUMENT, "weights");
-    FAILS(rnn_layer_forward(engine, &good.options, good.weights, NULL, NULL), RNN_ERR_ARGUMENT, "io");
+    FAILS(rnn_layer_forward(engine, NULL, good.weights, &good.io, NULL), RNN_ERR_ARGUMENT,
+          "options");
+    FAILS(rnn_layer_forward(engine, &good.options, NULL, &good.io, NULL), RNN_ERR_ARGUMENT,
+          "weights");
+    FAILS(rnn_layer_forward(engine, &good.options, good.weights, NULL, NULL), RNN_ERR_ARGUMENT,
+          "io");
     rnn_layer_grad grad = {.threads = 1};
     rnn_tape *tape;
     NEED(rnn_layer_forward(engine, &good.options, good.weights, &good.io, &tape));
@@ -179,10 +183,10 @@ void test_session_errors(void) {
     NEED(rnn_session_add_recurrent(s, p.cell, 4, 1, w));
     CHECK(rnn_session_recurrents(s) == 1 && rnn_session_outputs(s) == 4, "");
     NEED(rnn_session_run(s, &io));
-#define WRONG(change, text)                                    \
-    do {                                                       \
-        rnn_session_io wrong = io;                             \
-        change;                                                \
+#define WRONG(change, text)                                        \
+    do {                                                           \
+        rnn_session_io wrong = io;                                 \
+        change;                                                    \
         FAILS(rnn_session_run(s, &wrong), RNN_ERR_ARGUMENT, text); \
     } while (0)
     WRONG(wrong.x.data = NULL, "x");

@@ -98,7 +98,8 @@ static void sweep(rnn_status (*scenario)(rnn_cell, rnn_gemm), rnn_cell cell, rnn
     for (size_t nth = 1; nth <= count; nth++) {
         rnn_test_fail_allocation(nth);
         const rnn_status status = scenario(cell, gemm);
-        CHECK(status == RNN_ERR_MEMORY, "allocation %zu of %zu: status %d", nth, count, (int)status);
+        CHECK(status == RNN_ERR_MEMORY, "allocation %zu of %zu: status %d", nth, count,
+              (int)status);
         CHECK(strstr(rnn_last_error(), "bytes"), "\"%s\"", rnn_last_error());
     }
     rnn_test_fail_allocation(0);

@@ -89,9 +89,10 @@ static rnn_status run(const struct model *m, size_t first, size_t steps, const i
         .steps = steps,
         .rows = ROWS,
         .lengths = valid,
-        .x = {(void *)(uintptr_t)pointer(m->first_inputs, first * ROWS * INPUT, dtype), ROWS * INPUT,
-              INPUT},
-        .y = {(void *)(uintptr_t)pointer(y, first * ROWS * OUTPUTS, dtype), ROWS * OUTPUTS, OUTPUTS},
+        .x = {(void *)(uintptr_t)pointer(m->first_inputs, first * ROWS * INPUT, dtype),
+              ROWS * INPUT, INPUT},
+        .y = {(void *)(uintptr_t)pointer(y, first * ROWS * OUTPUTS, dtype), ROWS * OUTPUTS,
+              OUTPUTS},
         .h0 = before ? (const void *const *)before->h : NULL,
         .c0 = before ? (const void *const *)before->c : NULL,
         .hn = after->h,
@@ -282,7 +283,8 @@ void test_tokens(void) {
         NEED(rnn_stream_step(plain, x, z));
         CHECK(memcmp(y, z, sizeof y) == 0, "step %d", t);
         NEED(rnn_stream_get_state(stream, 0, before, NULL));
-        for (int k = 0; k < 2; k++) FAILS(rnn_stream_step(stream, bad[k], y), RNN_ERR_ARGUMENT, "token");
+        for (int k = 0; k < 2; k++)
+            FAILS(rnn_stream_step(stream, bad[k], y), RNN_ERR_ARGUMENT, "token");
         NEED(rnn_stream_get_state(stream, 0, z, NULL));
         CHECK(memcmp(before, z, sizeof z) == 0, "a bad token moved the state");
     }

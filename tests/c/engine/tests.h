@@ -1,5 +1,5 @@
-/* tests.h - THE list of C tests; TEST(name) calls test_name(). Once plain for prototypes, then by main.c.
- * SPDX-License-Identifier: Apache-2.0 */
+/* tests.h - THE list of C tests; TEST(name) calls test_name(). Once plain for prototypes, then by
+ * main.c. SPDX-License-Identifier: Apache-2.0 */
 #ifndef TEST
 #define TEST(name) void test_##name(void);
 #define TEST_PROTOTYPES

@@ -8,7 +8,7 @@
 
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
-#include TEXT(../../../csrc/simd/RNN_ISA.inc)
+#include TEXT(../../../ csrc / simd / RNN_ISA.inc)
 #include "../../../csrc/simd/math.inc"
 
 #include <math.h>
@@ -44,44 +44,38 @@ struct tally {
     uint64_t hash;
 };
 
-static bits_t bits_of(real x)
-{
+static bits_t bits_of(real x) {
     bits_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
 
-static real real_of(bits_t bits)
-{
+static real real_of(bits_t bits) {
     real x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-static void apply(enum function f, const real *x, real *y)
-{
+static void apply(enum function f, const real *x, real *y) {
     for (size_t i = 0; i < BLOCK; i += WIDTH) {
         const vec a = vload(x + i);
         vstore(y + i, f == EXP ? vexp(a) : f == SIGMOID ? vsigmoid(a) : vtanh(a));
     }
 }
 
-static wide truth(enum function f, wide x)
-{
+static wide truth(enum function f, wide x) {
     if (f == EXP) return W(exp)(x);
     if (f == TANH) return W(tanh)(x);
     return 1 / (1 + W(exp)(-x));
 }
 
 /* Infinity counts as the power of two that follows the largest number. */
-static wide capped(wide y)
-{
+static wide capped(wide y) {
     const wide most = W(ldexp)(1, MOST_EXPONENT);
     return y > most ? most : y;
 }
 
-static double error_in_ulps(real y, wide expected)
-{
+static double error_in_ulps(real y, wide expected) {
     int exponent = 0;
     expected = capped(expected);
     if ((real)expected == y) return 0; /* at most half, and the common case */
@@ -90,14 +84,12 @@ static double error_in_ulps(real y, wide expected)
     return (double)W(ldexp)(W(fabs)(capped((wide)y) - expected), -exponent);
 }
 
-static void fail(struct tally *tally, enum function f, real x, real y, const char *why)
-{
+static void fail(struct tally *tally, enum function f, real x, real y, const char *why) {
     if (++tally->failures <= 5)
         printf("FAIL %s(%a) = %a: %s\n", names[f], (double)x, (double)y, why);
 }
 
-static void judge(struct tally *tally, enum function f, real x, real y)
-{
+static void judge(struct tally *tally, enum function f, real x, real y) {
     bits_t seen = bits_of(y);
     tally->points++;
     if (isnan(x) || isnan(y)) {
@@ -114,15 +106,12 @@ static void judge(struct tally *tally, enum function f, real x, real y)
     tally->hash = (tally->hash ^ seen) * UINT64_C(0x100000001b3);
 }
 
-static void judge_block(struct tally *tally, enum function f, const real *x)
-{
+static void judge_block(struct tally *tally, enum function f, const real *x) {
     real y[BLOCK], mirrored[BLOCK], again[BLOCK];
     apply(f, x, y);
-    for (size_t i = 0; i < BLOCK; i++)
-        judge(tally, f, x[i], y[i]);
+    for (size_t i = 0; i < BLOCK; i++) judge(tally, f, x[i], y[i]);
     if (f != TANH) return;
-    for (size_t i = 0; i < BLOCK; i++)
-        mirrored[i] = real_of(bits_of(x[i]) ^ SIGN);
+    for (size_t i = 0; i < BLOCK; i++) mirrored[i] = real_of(bits_of(x[i]) ^ SIGN);
     apply(f, mirrored, again);
     for (size_t i = 0; i < BLOCK; i++)
         if (!isnan(x[i]) && bits_of(again[i]) != (bits_of(y[i]) ^ SIGN))
@@ -130,19 +119,15 @@ static void judge_block(struct tally *tally, enum function f, const real *x)
 }
 
 /* BLOCK neighbours on both sides of a place. */
-static void judge_around(struct tally *tally, enum function f, real place)
-{
+static void judge_around(struct tally *tally, enum function f, real place) {
     real x[BLOCK];
-    for (size_t i = 0; i < BLOCK; i++)
-        x[i] = real_of(bits_of(place) + (bits_t)i - BLOCK / 2);
+    for (size_t i = 0; i < BLOCK; i++) x[i] = real_of(bits_of(place) + (bits_t)i - BLOCK / 2);
     judge_block(tally, f, x);
 }
 
 /* Where something changes: the reduction's breaks, overflow, underflow, saturation, subnormals. */
-static void judge_tricky(struct tally *tally, enum function f)
-{
-    for (int k = -2200; k <= 2200; k++)
-        judge_around(tally, f, (real)(k * 0.34657359027997264));
+static void judge_tricky(struct tally *tally, enum function f) {
+    for (int k = -2200; k <= 2200; k++) judge_around(tally, f, (real)(k * 0.34657359027997264));
     for (int exponent = LEAST_EXPONENT; exponent < MOST_EXPONENT; exponent++) {
         judge_around(tally, f, (real)W(ldexp)(1, exponent));
         judge_around(tally, f, (real)-W(ldexp)(1, exponent));
@@ -153,18 +138,15 @@ static void judge_tricky(struct tally *tally, enum function f)
     judge_around(tally, f, real_of(SIGN));
 }
 
-static void judge_exact(struct tally *tally, enum function f, real x, real expected)
-{
+static void judge_exact(struct tally *tally, enum function f, real x, real expected) {
     real in[BLOCK], out[BLOCK];
-    for (size_t i = 0; i < BLOCK; i++)
-        in[i] = x;
+    for (size_t i = 0; i < BLOCK; i++) in[i] = x;
     apply(f, in, out);
     for (size_t i = 0; i < BLOCK; i++)
         if (bits_of(out[i]) != bits_of(expected)) fail(tally, f, x, out[i], "not the exact value");
 }
 
-static void judge_special(struct tally *tally, enum function f)
-{
+static void judge_special(struct tally *tally, enum function f) {
     const real inf = (real)INFINITY, ends[] = {inf, real_of(bits_of(inf) - 1), 800};
     const real high[FUNCTIONS] = {inf, 1, 1}, low[FUNCTIONS] = {0, 0, -1};
     const real zero[FUNCTIONS] = {1, (real)0.5, 0};
@@ -179,19 +161,16 @@ static void judge_special(struct tally *tally, enum function f)
 }
 
 #if RNN_REAL_BITS == 32
-static void judge_stride(struct tally *tally, enum function f, uint64_t stride)
-{
+static void judge_stride(struct tally *tally, enum function f, uint64_t stride) {
     real x[BLOCK];
     for (uint64_t bits = 0; bits >> 32 == 0; bits += BLOCK * stride) {
-        for (size_t i = 0; i < BLOCK; i++)
-            x[i] = real_of((bits_t)(bits + i * stride));
+        for (size_t i = 0; i < BLOCK; i++) x[i] = real_of((bits_t)(bits + i * stride));
         judge_block(tally, f, x);
     }
 }
 #endif
 
-static uint64_t random_bits(uint64_t *state)
-{
+static uint64_t random_bits(uint64_t *state) {
     *state += UINT64_C(0x9e3779b97f4a7c15);
     uint64_t z = *state;
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
@@ -200,8 +179,7 @@ static uint64_t random_bits(uint64_t *state)
 }
 
 /* A quarter each: any bits, the whole range of exp, of tanh, and near zero. */
-static void judge_random(struct tally *tally, enum function f, uint64_t seed, long long count)
-{
+static void judge_random(struct tally *tally, enum function f, uint64_t seed, long long count) {
     static const double range[] = {0, 760, 40, 1};
     uint64_t state = seed;
     real x[BLOCK];
@@ -216,14 +194,12 @@ static void judge_random(struct tally *tally, enum function f, uint64_t seed, lo
 }
 
 /* The bounds that README.md states. */
-static double bound(enum function f)
-{
+static double bound(enum function f) {
     const double slack = RNN_BIT_CLASS[0] == 'm' ? 0.3 : 0;
     return f == EXP ? 0.9 + slack : 2.0;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     int failed = 0;
     for (enum function f = EXP; f < FUNCTIONS; f++) {
         struct tally tally = {.hash = UINT64_C(0xcbf29ce484222325)};

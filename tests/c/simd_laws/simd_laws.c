@@ -6,7 +6,7 @@
 #define _DEFAULT_SOURCE
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
-#include TEXT(../../../csrc/simd/RNN_ISA.inc)
+#include TEXT(../../../ csrc / simd / RNN_ISA.inc)
 
 #include <math.h>
 #include <stdio.h>
@@ -32,33 +32,37 @@ typedef uint64_t bits_t;
 static int failures;
 static real a[COUNT], b[COUNT], c[COUNT], d[COUNT];
 
-static bits_t bits_of(real x)
-{
+static bits_t bits_of(real x) {
     bits_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
 
-static real real_of(bits_t bits)
-{
+static real real_of(bits_t bits) {
     real x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-static bits_t random_bits(void)
-{
+static bits_t random_bits(void) {
     static uint64_t state = 1;
     state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
     return (bits_t)(state >> 32 ^ state << 29);
 }
 
-static void fill(void)
-{
+static void fill(void) {
     const bits_t one = bits_of(1), positive[SPECIALS / 2] = {
-        0, 1, (bits_t)12345, (bits_t)1 << MANTISSA_BITS, one, one + 1, bits_of((real)0.1),
-        INFINITE - 1, INFINITE, INFINITE | (bits_t)5 << (MANTISSA_BITS - 3),
-    };
+                                       0,
+                                       1,
+                                       (bits_t)12345,
+                                       (bits_t)1 << MANTISSA_BITS,
+                                       one,
+                                       one + 1,
+                                       bits_of((real)0.1),
+                                       INFINITE - 1,
+                                       INFINITE,
+                                       INFINITE | (bits_t)5 << (MANTISSA_BITS - 3),
+                                   };
     for (size_t i = 0; i < COUNT; i++) {
         size_t rest = i;
         real *const out[] = {a, b, c};
@@ -76,8 +80,7 @@ static void fill(void)
     }
 }
 
-static void compare(const char *op, size_t i, real found, real expected, int exact)
-{
+static void compare(const char *op, size_t i, real found, real expected, int exact) {
     if (bits_of(found) == bits_of(expected)) return;
     /* Which NaN arithmetic gives is the machine's affair; operations on bits must keep them. */
     if (!exact && isnan(found) && isnan(expected)) return;
@@ -86,8 +89,7 @@ static void compare(const char *op, size_t i, real found, real expected, int exa
                (double)c[i], (double)found, (double)expected);
 }
 
-static real scalar_fma(real x, real y, real z)
-{
+static real scalar_fma(real x, real y, real z) {
     if (RNN_BIT_CLASS[0] == 'f') return C(fma)(x, y, z);
     const volatile real product = x * y;
     return product + z;
@@ -96,8 +98,7 @@ static real scalar_fma(real x, real y, real z)
 static real scalar_exponent(real x) { return real_of((bits_t)(bits_of(x) << MANTISSA_BITS)); }
 static real scalar_neg(real x) { return real_of(bits_of(x) ^ SIGN); }
 static real scalar_abs(real x) { return real_of(bits_of(x) & ~SIGN); }
-static real scalar_copysign(real x, real s)
-{
+static real scalar_copysign(real x, real s) {
     return real_of((bits_of(x) & ~SIGN) | (bits_of(s) & SIGN));
 }
 
@@ -105,18 +106,16 @@ static real scalar_copysign(real x, real s)
 #define B vload(b + i)
 #define CC vload(c + i)
 #define D vload(d + i)
-#define LAW(op, exact, vector, scalar)                          \
-    do {                                                        \
-        for (size_t i = 0; i < COUNT; i += WIDTH) {             \
-            real out[WIDTH];                                    \
-            vstore(out, vector);                                \
-            for (size_t k = i; k < i + WIDTH; k++)              \
-                compare(op, k, out[k - i], scalar, exact);      \
-        }                                                       \
+#define LAW(op, exact, vector, scalar)                                                        \
+    do {                                                                                      \
+        for (size_t i = 0; i < COUNT; i += WIDTH) {                                           \
+            real out[WIDTH];                                                                  \
+            vstore(out, vector);                                                              \
+            for (size_t k = i; k < i + WIDTH; k++) compare(op, k, out[k - i], scalar, exact); \
+        }                                                                                     \
     } while (0)
 
-static void check_arithmetic(void)
-{
+static void check_arithmetic(void) {
     LAW("vadd", 0, vadd(A, B), a[k] + b[k]);
     LAW("vsub", 0, vsub(A, B), a[k] - b[k]);
     LAW("vmul", 0, vmul(A, B), a[k] * b[k]);
@@ -125,8 +124,7 @@ static void check_arithmetic(void)
     LAW("vfma", 0, vfma(A, B, CC), scalar_fma(a[k], b[k], c[k]));
 }
 
-static void check_bits(void)
-{
+static void check_bits(void) {
     LAW("vload vstore", 1, A, a[k]);
     LAW("vset", 1, vset(a[i]), a[i]);
     LAW("vzero", 1, vzero(), 0);
@@ -139,8 +137,7 @@ static void check_bits(void)
     LAW("vexponent", 1, vexponent(A), scalar_exponent(a[k]));
 }
 
-static void check_powers(void)
-{
+static void check_powers(void) {
     const real magic = C(ldexp)((real)1.5, MANTISSA_BITS);
     const int bias = (1 << (RNN_REAL_BITS - 2 - MANTISSA_BITS)) - 1;
     for (int n = 1 - bias; n <= bias; n++) {
@@ -151,11 +148,10 @@ static void check_powers(void)
 }
 
 /* Some elements before a page that may not be touched. */
-static real *before_guard(size_t *elements)
-{
+static real *before_guard(size_t *elements) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    char *const two = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-                           0);
+    char *const two =
+        mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (two == MAP_FAILED || mprotect(two + page, page, PROT_NONE)) {
         perror("mmap");
         exit(2);
@@ -164,14 +160,12 @@ static real *before_guard(size_t *elements)
     return (real *)(void *)two;
 }
 
-static void check_tails(void)
-{
+static void check_tails(void) {
     size_t elements;
     real *const page = before_guard(&elements), out[WIDTH];
     for (size_t n = 0; n <= WIDTH; n++) {
         real *const tail = page + elements - n;
-        for (size_t i = 0; i < elements; i++)
-            page[i] = a[i];
+        for (size_t i = 0; i < elements; i++) page[i] = a[i];
         vstore(out, vload_n(tail, n));
         for (size_t i = 0; i < WIDTH; i++)
             compare("vload_n", i, out[i], i < n ? a[elements - n + i] : 0, 1);
@@ -188,8 +182,7 @@ static void check_tails(void)
 _Static_assert(16 % TILE_LANES == 0 && TILE_LANES % WIDTH == 0, "TILE_LANES divides 16");
 _Static_assert(TILE_ROWS_4 > 0 && TILE_ROWS_3 > 0 && TILE_ROWS_2 > 0 && TILE_ROWS_1 > 0, "rows");
 
-int main(void)
-{
+int main(void) {
     fill();
     check_arithmetic();
     check_bits();
