@@ -29,9 +29,13 @@ def stack(tensors, axis=0):
 
 def _map(name, x):
     x = as_tensor(x)
-    engine = config.engine()
-    y = _engine.map_forward(engine, name, x.data)
-    return record(name, y, (x,), lambda g: (_engine.map_backward(engine, name, y, g),))
+    engine, threads = config.engine(), get_num_threads()
+    y = _engine.map_forward(engine, name, x.data, threads=threads)
+
+    def backward(g):
+        return (_engine.map_backward(engine, name, y, g, threads=threads),)
+
+    return record(name, y, (x,), backward)
 
 
 def exp(x):
@@ -190,7 +194,7 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
     eps : float, default 1e-5
     """
     x = as_tensor(x, None if weight is None else weight.dtype)
-    engine = config.engine()
+    engine, threads = config.engine(), get_num_threads()
     rows = _rows(x.data)
     y, mean_, rstd = _engine.layer_norm_forward(
         engine,
@@ -198,13 +202,15 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
         None if weight is None else weight.data,
         None if bias is None else bias.data,
         eps,
+        threads=threads,
     )
 
     def backward(g):
         dw, dw_out = _accumulator(weight)
         db, db_out = _accumulator(bias)
+        scale = None if weight is None else weight.data
         dx = _engine.layer_norm_backward(
-            engine, _rows(g), rows, mean_, rstd, None if weight is None else weight.data, dw, db
+            engine, _rows(g), rows, mean_, rstd, scale, dw, db, threads=threads
         )
         return dx.reshape(x.shape), dw_out, db_out
 
@@ -305,6 +311,7 @@ def cross_entropy(logits, target, ignore_index=-100, reduction="mean"):
         flat,
         ignore_index=ignore_index,
         threads=get_num_threads(),
+        need_dlogits=needs_grad((logits,)),
     )
     if reduction == "none":
         return record(
@@ -351,9 +358,11 @@ def log_softmax(x):
 def _softmax(x, log):
     x = as_tensor(x)
     engine = config.engine()
-    y = _engine.softmax_forward(engine, _rows(x.data), log=log)
+    threads = get_num_threads()
+    y = _engine.softmax_forward(engine, _rows(x.data), log=log, threads=threads)
 
     def backward(g):
-        return (_engine.softmax_backward(engine, y, _rows(g), log=log).reshape(x.shape),)
+        dx = _engine.softmax_backward(engine, y, _rows(g), log=log, threads=threads)
+        return (dx.reshape(x.shape),)
 
     return record("log_softmax" if log else "softmax", y.reshape(x.shape), (x,), backward)

@@ -7,6 +7,7 @@ import numpy as np
 
 from rnncore import _engine, config
 from rnncore.tensor import Tensor
+from rnncore.threads import get_num_threads
 
 
 class Optimizer:
@@ -143,6 +144,7 @@ class SGD(Optimizer):
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
             first=state["first"],
+            threads=get_num_threads(),
         )
         state["first"] = False
 
@@ -189,6 +191,7 @@ class Adam(Optimizer):
             weight_decay=self.weight_decay,
             decoupled=self.decoupled,
             step=state["step"],
+            threads=get_num_threads(),
         )
 
 
@@ -255,6 +258,7 @@ class RMSprop(Optimizer):
             eps=self.eps,
             weight_decay=self.weight_decay,
             momentum=self.momentum,
+            threads=get_num_threads(),
         )
 
 
