@@ -52,9 +52,13 @@ def stack(tensors, axis=0):
 
 def _map(name, x):
     x = as_tensor(x)
-    engine = config.engine()
-    y = _engine.map_forward(engine, name, x.data)
-    return record(name, y, (x,), lambda g: (_engine.map_backward(engine, name, y, g),))
+    engine, threads = config.engine(), get_num_threads()
+    y = _engine.map_forward(engine, name, x.data, threads=threads)
+
+    def backward(g):
+        return (_engine.map_backward(engine, name, y, g, threads=threads),)
+
+    return record(name, y, (x,), backward)
 
 
 def exp(x):
@@ -224,14 +228,18 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
     if x.ndim == 0:
         raise ValueError("input has shape (), expected (..., normalized_shape)")
     weight, bias = _weights((weight, bias), x.dtype, "weight", "bias")
-    engine = config.engine()
+    engine, threads = config.engine(), get_num_threads()
     rows = _rows(x.data)
-    y, mean_, rstd = _engine.layer_norm_forward(engine, rows, _data(weight), _data(bias), eps)
+    y, mean_, rstd = _engine.layer_norm_forward(
+        engine, rows, _data(weight), _data(bias), eps, threads=threads
+    )
 
     def backward(g):
         dw, dw_out = _accumulator(weight)
         db, db_out = _accumulator(bias)
-        dx = _engine.layer_norm_backward(engine, _rows(g), rows, mean_, rstd, _data(weight), dw, db)
+        dx = _engine.layer_norm_backward(
+            engine, _rows(g), rows, mean_, rstd, _data(weight), dw, db, threads=threads
+        )
         return dx.reshape(x.shape), dw_out, db_out
 
     return record("layer_norm", y.reshape(x.shape), (x, weight, bias), backward)
@@ -336,6 +344,7 @@ def cross_entropy(logits, target, *, ignore_index=-100, reduction="mean"):
         flat,
         ignore_index=ignore_index,
         threads=get_num_threads(),
+        need_dlogits=needs_grad((logits,)),
     )
     if reduction == "none":
         return record(
@@ -384,9 +393,11 @@ def _softmax(x, log):
     if x.ndim == 0:
         raise ValueError("input has shape (), expected (..., classes)")
     engine = config.engine()
-    y = _engine.softmax_forward(engine, _rows(x.data), log=log)
+    threads = get_num_threads()
+    y = _engine.softmax_forward(engine, _rows(x.data), log=log, threads=threads)
 
     def backward(g):
-        return (_engine.softmax_backward(engine, y, _rows(g), log=log).reshape(x.shape),)
+        dx = _engine.softmax_backward(engine, y, _rows(g), log=log, threads=threads)
+        return (dx.reshape(x.shape),)
 
     return record("log_softmax" if log else "softmax", y.reshape(x.shape), (x,), backward)

@@ -9,6 +9,7 @@ import numpy as np
 
 from rnncore import _engine, config
 from rnncore.tensor import Tensor
+from rnncore.threads import get_num_threads
 
 
 class Optimizer:
@@ -194,6 +195,7 @@ class SGD(Optimizer):
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
             first=state["first"],
+            threads=get_num_threads(),
         )
         state["first"] = False
 
@@ -248,6 +250,7 @@ class Adam(Optimizer):
             weight_decay=self.weight_decay,
             decoupled=self.decoupled,
             step=state["step"],
+            threads=get_num_threads(),
         )
 
 
@@ -322,6 +325,7 @@ class RMSprop(Optimizer):
             eps=self.eps,
             weight_decay=self.weight_decay,
             momentum=self.momentum,
+            threads=get_num_threads(),
         )
 
 

@@ -67,6 +67,9 @@ def test_map_of_special_values(engine, dtype):
         "relu": [nan, np.inf, 0, 0, 0],
     }.items():
         np.testing.assert_array_equal(core.map_forward(engine, name, x), expected, err_msg=name)
+    y = np.array([np.nan, np.inf, 0.0, 1e-45], dtype)
+    slopes = core.map_backward(engine, "relu", y, np.full(4, 3.0, dtype))
+    np.testing.assert_array_equal(slopes, [3, 3, 0, 3])
 
 
 @every_engine

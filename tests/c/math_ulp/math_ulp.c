@@ -8,7 +8,9 @@
 
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
-#include TEXT(../../../ csrc / simd / RNN_ISA.inc)
+/* clang-format off */
+#include TEXT(../../../csrc/simd/RNN_ISA.inc)
+/* clang-format on */
 #include "../../../csrc/simd/math.inc"
 
 #include <math.h>

@@ -6,7 +6,9 @@
 #define _DEFAULT_SOURCE
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
-#include TEXT(../../../ csrc / simd / RNN_ISA.inc)
+/* clang-format off */
+#include TEXT(../../../csrc/simd/RNN_ISA.inc)
+/* clang-format on */
 
 #include <math.h>
 #include <stdio.h>
