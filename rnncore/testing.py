@@ -49,8 +49,9 @@ def gradcheck(function, inputs, eps=1e-6, rtol=1e-6):
         float64; those that require a gradient are checked. Their `grad` is overwritten.
     eps : float
     rtol : float
-        Largest error allowed, relative to the largest gradient of that input (or to 1, if that is
-        larger).
+        Largest error allowed, relative to the largest gradient of that input; below a thousandth
+        of the function's value (or of 1, if that is larger), where differences are rounding,
+        relative to that.
 
     Raises
     ------
@@ -62,13 +63,15 @@ def gradcheck(function, inputs, eps=1e-6, rtol=1e-6):
         if tensor.dtype != np.float64:
             raise TypeError(f"gradcheck needs float64 inputs, got {tensor.dtype}")
         tensor.grad = None
-    function(*inputs).backward()
+    result = function(*inputs)
+    result.backward()
+    rounding = 1e-3 * max(1.0, abs(result.item()))
     for number, tensor in enumerate(inputs):
         if not tensor.requires_grad:
             continue
         found = np.zeros(tensor.shape) if tensor.grad is None else tensor.grad
         expected = numerical_gradient(function, inputs, number, eps)
-        scale = max(1.0, np.abs(expected).max(initial=0))
+        scale = max(rounding, np.abs(expected).max(initial=0))
         error = np.abs(found - expected) / scale
         worst = np.unravel_index(np.argmax(error), error.shape) if error.size else ()
         assert not error.size or error[worst] <= rtol, (
