@@ -9,17 +9,40 @@ from rnncore.tensor import Tensor, as_tensor, record
 from rnncore.threads import get_num_threads
 
 
-def concat(tensors, axis=0):
-    """Tensors one after the other along an axis, as `numpy.concatenate`."""
+def _alike(tensors):
+    """The tensors, after a check that they have one dtype: joining them converts nothing."""
     tensors = [as_tensor(t) for t in tensors]
+    for index, tensor in enumerate(tensors):
+        if tensor.dtype.newbyteorder("=") != tensors[0].dtype.newbyteorder("="):
+            raise TypeError(
+                f"tensors[{index}] has dtype {tensor.dtype}, expected that of tensors[0] = "
+                f"{tensors[0].dtype}"
+            )
+    return tensors
+
+
+def _weights(tensors, dtype, *names):
+    """Weights as tensors of the dtype; those not given stay None."""
+    return [
+        None if t is None else as_tensor(t, dtype, n) for t, n in zip(tensors, names, strict=True)
+    ]
+
+
+def _data(tensor):
+    return None if tensor is None else tensor.data
+
+
+def concat(tensors, axis=0):
+    """Tensors one after the other along an axis, as `numpy.concatenate`; of one dtype."""
+    tensors = _alike(tensors)
     data = np.concatenate([t.data for t in tensors], axis)
     ends = np.cumsum([t.shape[axis] for t in tensors])[:-1]
     return record("concat", data, tensors, lambda g: tuple(np.split(g, ends, axis)))
 
 
 def stack(tensors, axis=0):
-    """Tensors along a new axis, as `numpy.stack`."""
-    tensors = [as_tensor(t) for t in tensors]
+    """Tensors along a new axis, as `numpy.stack`; of one dtype."""
+    tensors = _alike(tensors)
     data = np.stack([t.data for t in tensors], axis)
     return record("stack", data, tensors, lambda g: tuple(np.moveaxis(g, axis, 0)))
 
@@ -75,7 +98,9 @@ def dropout(x, p=0.5, training=True):
     if not training or p == 0:
         return x
     mask = random.keep_mask(x.shape, p, x.dtype)
-    return record("dropout", x.data * mask, (x,), lambda g: (g * mask,))
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are data
+        y = x.data * mask
+    return record("dropout", y, (x,), lambda g: (g * mask,))
 
 
 # ---- layers -------------------------------------------------------------------------------------
@@ -115,16 +140,17 @@ def linear(x, weight, bias=None):
     Tensor, shape (..., out_features)
     """
     weight = as_tensor(weight, name="weight")
+    if weight.ndim != 2:
+        raise ValueError(f"weight has shape {weight.shape}, expected (out_features, in_features)")
     x = as_tensor(x, weight.dtype, "input")
+    (bias,) = _weights((bias,), weight.dtype, "bias")
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"input has shape {x.shape}, expected (..., in_features) = (..., {weight.shape[1]})"
         )
     engine, threads = config.engine(), get_num_threads()
     rows = _rows(x.data)
-    y = _engine.linear_forward(
-        engine, rows, weight.data, None if bias is None else bias.data, threads=threads
-    )
+    y = _engine.linear_forward(engine, rows, weight.data, _data(bias), threads=threads)
 
     def backward(g):
         dw, dw_out = _accumulator(weight)
@@ -164,6 +190,11 @@ def embedding(indices, weight, padding_idx=None):
         indices = indices.astype(np.int64)
     if indices.dtype.kind not in "iu":
         raise TypeError(f"input has dtype {indices.dtype}, expected integers")
+    weight = as_tensor(weight, name="weight")
+    if weight.ndim != 2:
+        raise ValueError(
+            f"weight has shape {weight.shape}, expected (num_embeddings, embedding_dim)"
+        )
     engine = config.engine()
     flat = np.ascontiguousarray(indices).reshape(-1)
     if flat.dtype != np.int64:
@@ -194,23 +225,20 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
     eps : float, default 1e-5
     """
     x = as_tensor(x, None if weight is None else weight.dtype)
+    if x.ndim == 0:
+        raise ValueError("input has shape (), expected (..., normalized_shape)")
+    weight, bias = _weights((weight, bias), x.dtype, "weight", "bias")
     engine, threads = config.engine(), get_num_threads()
     rows = _rows(x.data)
     y, mean_, rstd = _engine.layer_norm_forward(
-        engine,
-        rows,
-        None if weight is None else weight.data,
-        None if bias is None else bias.data,
-        eps,
-        threads=threads,
+        engine, rows, _data(weight), _data(bias), eps, threads=threads
     )
 
     def backward(g):
         dw, dw_out = _accumulator(weight)
         db, db_out = _accumulator(bias)
-        scale = None if weight is None else weight.data
         dx = _engine.layer_norm_backward(
-            engine, _rows(g), rows, mean_, rstd, scale, dw, db, threads=threads
+            engine, _rows(g), rows, mean_, rstd, _data(weight), dw, db, threads=threads
         )
         return dx.reshape(x.shape), dw_out, db_out
 
@@ -237,6 +265,10 @@ def recurrent_layer(cell, x, weights, h0=None, c0=None, *, lengths=None, batch_f
         y (T, B, D * H) or (B, T, D * H), zero beyond a row's length; hn and cn (D, B, H); cn is
         None unless the cell is "lstm".
     """
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    weights = [_weights(direction, None, *names) for direction in weights]
+    x = as_tensor(x, weights[0][0].dtype if weights else None, "x")
+    h0, c0 = _weights((h0, c0), x.dtype, "h_0", "c_0")
     parents = (x, h0, c0, *(w for direction in weights for w in direction))
     training = needs_grad(parents)
     threads = get_num_threads()
@@ -244,10 +276,10 @@ def recurrent_layer(cell, x, weights, h0=None, c0=None, *, lengths=None, batch_f
         config.engine(),
         cell,
         x.data,
-        [tuple(None if w is None else w.data for w in direction) for direction in weights],
+        [tuple(map(_data, direction)) for direction in weights],
         lengths=lengths,
-        h0=None if h0 is None else h0.data,
-        c0=None if c0 is None else c0.data,
+        h0=_data(h0),
+        c0=_data(c0),
         batch_first=batch_first,
         training=training,
         threads=threads,
@@ -276,7 +308,7 @@ def _check_reduction(reduction):
         raise ValueError(f'reduction is {reduction!r}, expected "mean", "sum" or "none"')
 
 
-def cross_entropy(logits, target, ignore_index=-100, reduction="mean"):
+def cross_entropy(logits, target, *, ignore_index=-100, reduction="mean"):
     """-log softmax(logits) at the target class.
 
     Parameters
@@ -286,7 +318,8 @@ def cross_entropy(logits, target, ignore_index=-100, reduction="mean"):
         Classes 0 to V - 1, or `ignore_index`: such rows give no loss and no gradient.
     ignore_index : int, default -100
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is over the rows that are not ignored (NaN if all are), as in PyTorch.
+        The mean is over the rows that are not ignored, as in PyTorch; if all are, the loss is NaN
+        and its gradient zero.
 
     Returns
     -------
@@ -325,13 +358,13 @@ def cross_entropy(logits, target, ignore_index=-100, reduction="mean"):
     value = np.asarray(total / count if count else np.nan, logits.dtype)
 
     def backward(g):
-        scale = logits.dtype.type(g / count if count else np.nan)
+        scale = logits.dtype.type(g / count if count else 0)
         return ((dlogits * scale).reshape(logits.shape),)
 
     return record("cross_entropy", value, (logits,), backward)
 
 
-def mse_loss(x, target, reduction="mean"):
+def mse_loss(x, target, *, reduction="mean"):
     """(x - target)^2; `reduction` "mean" (over all elements), "sum" or "none"."""
     x = as_tensor(x)
     target = as_tensor(target, x.dtype, "target")
@@ -357,6 +390,8 @@ def log_softmax(x):
 
 def _softmax(x, log):
     x = as_tensor(x)
+    if x.ndim == 0:
+        raise ValueError("input has shape (), expected (..., classes)")
     engine = config.engine()
     threads = get_num_threads()
     y = _engine.softmax_forward(engine, _rows(x.data), log=log, threads=threads)

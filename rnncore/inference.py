@@ -47,6 +47,8 @@ class Session:
         self._threads = threads
         self._single = isinstance(model, Recurrent)
         modules = list(_flat(model))
+        if not any(hasattr(m, "dtype") for m in modules):
+            raise ValueError("model_or_path has no layer with a dtype, so nothing to run in")
         self._core = _engine.Session(
             config.engine(),
             _common([m.dtype for m in modules if hasattr(m, "dtype")], "dtype"),

@@ -1,7 +1,9 @@
 """Optimisers and gradient clipping, with PyTorch's names and formulas."""
 # SPDX-License-Identifier: Apache-2.0
 
+import copy
 import math
+import numbers
 
 import numpy as np
 
@@ -21,25 +23,36 @@ class Optimizer:
     """
 
     def __init__(self, params, lr):
+        if isinstance(params, Tensor):
+            raise TypeError("params is one tensor, expected an iterable of parameters")
         self.params = list(params)
         if not self.params:
             raise ValueError("params is empty, expected at least one parameter")
+        seen = {}
         for index, parameter in enumerate(self.params):
             if not isinstance(parameter, Tensor) or not parameter.requires_grad:
                 raise TypeError(f"params[{index}] is not a parameter that requires a gradient")
+            if not parameter.is_leaf:
+                raise ValueError(f"params[{index}] is the result of an operation, not a parameter")
             if not parameter.data.flags.carray:
                 raise ValueError(f"params[{index}] is not writable and C-contiguous")
+            if id(parameter) in seen:
+                raise ValueError(f"params[{index}] is params[{seen[id(parameter)]}] again")
+            seen[id(parameter)] = index
         self.lr = _least("lr", lr)
         self.state = [None] * len(self.params)
 
-    def zero_grad(self):
-        """Set all gradients to None."""
+    def zero_grad(self, set_to_none=True):
+        """Set all gradients to None, or those there are to zero."""
         for parameter in self.params:
-            parameter.grad = None
+            parameter.zero_grad(set_to_none)
 
     def step(self):
         """Update each parameter that has a gradient, in place."""
         engine = config.engine()
+        for index, parameter in enumerate(self.params):
+            if parameter.grad is not None:
+                _check_grad(parameter, index)  # all before the first is changed
         for index, parameter in enumerate(self.params):
             if parameter.grad is None:
                 continue
@@ -70,6 +83,9 @@ class Optimizer:
         ValueError
             If it does not fit; nothing is changed then.
         """
+        missing = {"options", "state"} - set(state_dict)
+        if missing:
+            raise ValueError(f"state_dict lacks {sorted(missing)}, expected options and state")
         options, states = state_dict["options"], state_dict["state"]
         if set(options) != set(self._options()):
             raise ValueError(
@@ -79,23 +95,52 @@ class Optimizer:
             raise ValueError(
                 f"state_dict has {len(states)} parameters, expected {len(self.params)}"
             )
+        options = {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}
+        then = copy.copy(self)
+        vars(then).update(options)
+        then._check()
         for index, (state, parameter) in enumerate(zip(states, self.params, strict=True)):
-            for name, value in (state or {}).items():
-                if isinstance(value, np.ndarray) and value.shape != parameter.shape:
-                    raise ValueError(
-                        f"{name} of parameter {index} has shape {value.shape}, "
-                        f"expected {parameter.shape}"
-                    )
+            if state is not None:
+                _fits(state, then._start(parameter), f"state_dict of parameter {index}")
         copies = [_copied(s) for s in states]
-        for name, value in options.items():
-            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+        vars(self).update(options)
         self.state = copies
+
+    def _check(self):
+        """Raise ValueError if an option is out of its range."""
+        _least("lr", self.lr)
+
+
+def _check_grad(parameter, index):
+    grad, data = parameter.grad, parameter.data
+    if not isinstance(grad, np.ndarray) or grad.dtype != data.dtype:
+        found = getattr(grad, "dtype", type(grad).__name__)
+        raise TypeError(f"params[{index}].grad has dtype {found}, expected {data.dtype}")
+    if grad.shape != data.shape:
+        raise ValueError(f"params[{index}].grad has shape {grad.shape}, expected {data.shape}")
+
+
+def _fits(state, start, name):
+    """Raise ValueError unless a parameter's state has the entries that `start` has."""
+    if set(state) != set(start):
+        raise ValueError(f"{name} has {sorted(state)}, expected {sorted(start)}")
+    for key, expected in start.items():
+        value = state[key]
+        if not isinstance(expected, np.ndarray):
+            if not isinstance(value, numbers.Real) or not value >= 0:
+                raise ValueError(f"{name} has {key} = {value!r}, expected a number of at least 0")
+        elif not isinstance(value, np.ndarray) or value.dtype != expected.dtype:
+            found = getattr(value, "dtype", type(value).__name__)
+            raise ValueError(f"{key} in {name} has dtype {found}, expected {expected.dtype}")
+        elif value.shape != expected.shape:
+            raise ValueError(f"{key} in {name} has shape {value.shape}, expected {expected.shape}")
 
 
 def _copied(state):
     if state is None:
         return None
-    return {n: v.copy() if isinstance(v, np.ndarray) else v for n, v in state.items()}
+    arrays = np.ndarray
+    return {n: np.array(v, order="C") if isinstance(v, arrays) else v for n, v in state.items()}
 
 
 def _least(name, value, least=0.0, below=math.inf):
@@ -122,11 +167,17 @@ class SGD(Optimizer):
 
     def __init__(self, params, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False):
         super().__init__(params, lr)
-        self.momentum = _least("momentum", momentum)
+        self.momentum = momentum
         self.dampening = dampening
-        self.weight_decay = _least("weight_decay", weight_decay)
+        self.weight_decay = weight_decay
         self.nesterov = bool(nesterov)
-        if self.nesterov and (momentum == 0 or dampening != 0):
+        self._check()
+
+    def _check(self):
+        super()._check()
+        _least("momentum", self.momentum)
+        _least("weight_decay", self.weight_decay)
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError("nesterov needs a momentum and zero dampening")
 
     def _start(self, parameter):
@@ -166,11 +217,19 @@ class Adam(Optimizer):
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0):
         super().__init__(params, lr)
-        for index, beta in enumerate(betas):
-            _least(f"betas[{index}]", beta, below=1)
         self.betas = tuple(betas)
-        self.eps = _least("eps", eps)
-        self.weight_decay = _least("weight_decay", weight_decay)
+        self.eps = eps
+        self.weight_decay = weight_decay
+        self._check()
+
+    def _check(self):
+        super()._check()
+        if len(self.betas) != 2:
+            raise ValueError(f"betas is {self.betas}, expected two numbers")
+        for index, beta in enumerate(self.betas):
+            _least(f"betas[{index}]", beta, below=1)
+        _least("eps", self.eps)
+        _least("weight_decay", self.weight_decay)
 
     def _start(self, parameter):
         zeros = np.zeros_like
@@ -234,11 +293,19 @@ class RMSprop(Optimizer):
         self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False
     ):
         super().__init__(params, lr)
-        self.alpha = _least("alpha", alpha, below=1)
-        self.eps = _least("eps", eps)
-        self.weight_decay = _least("weight_decay", weight_decay)
-        self.momentum = _least("momentum", momentum)
+        self.alpha = alpha
+        self.eps = eps
+        self.weight_decay = weight_decay
+        self.momentum = momentum
         self.centered = bool(centered)
+        self._check()
+
+    def _check(self):
+        super()._check()
+        _least("alpha", self.alpha, below=1)
+        _least("eps", self.eps)
+        _least("weight_decay", self.weight_decay)
+        _least("momentum", self.momentum)
 
     def _start(self, parameter):
         names = ["square_avg"]
@@ -262,18 +329,20 @@ class RMSprop(Optimizer):
         )
 
 
-def _gradients(params):
-    params = [params] if isinstance(params, Tensor) else params
-    return [p.grad for p in params if p.grad is not None]
+def _gradients(parameters):
+    parameters = [parameters] if isinstance(parameters, Tensor) else parameters
+    return [p.grad for p in parameters if p.grad is not None]
 
 
-def clip_grad_norm_(params, max_norm, error_if_nonfinite=False):
+def clip_grad_norm_(parameters, max_norm, norm_type=2.0, error_if_nonfinite=False):
     """Scale all gradients together so that their norm is at most `max_norm`.
 
     Parameters
     ----------
-    params : Parameter or iterable of Parameter
+    parameters : Parameter or iterable of Parameter
     max_norm : float
+    norm_type : {2, inf}, default 2
+        Euclidean, or the largest magnitude.
     error_if_nonfinite : bool, default False
         Raise, with the gradients unchanged, if the norm is NaN or infinite.
 
@@ -283,20 +352,31 @@ def clip_grad_norm_(params, max_norm, error_if_nonfinite=False):
         The norm before, over all gradients as one vector.
     """
     _least("max_norm", max_norm)
-    grads = _gradients(params)
-    engine = config.engine()
-    norm = math.sqrt(math.fsum(_engine.sum_squares(engine, g) for g in grads))
+    grads = _gradients(parameters)
+    norm = _norm(grads, float(norm_type))
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(f"the norm of the gradients is {norm}, expected a finite number")
     scale = max_norm / (norm + 1e-6)
     if not scale >= 1:  # a NaN norm makes NaN gradients, as in PyTorch
-        for grad in grads:
-            grad *= grad.dtype.type(scale)
+        with np.errstate(all="ignore"):
+            for grad in grads:
+                grad *= grad.dtype.type(scale)
     return norm
 
 
-def clip_grad_value_(params, clip_value):
+def _norm(grads, norm_type):
+    if norm_type == 2:
+        engine = config.engine()
+        squares = [_engine.sum_squares(engine, g) for g in grads]
+        # fsum raises where infinities or the sum overflow; NaN and infinity are data
+        return math.sqrt(math.fsum(squares) if math.isfinite(sum(squares)) else sum(squares))
+    if norm_type == math.inf:
+        return float(np.max([np.max(np.abs(g), initial=0) for g in grads], initial=0))
+    raise ValueError(f"norm_type is {norm_type}, expected 2 or inf")
+
+
+def clip_grad_value_(parameters, clip_value):
     """Clip each element of the gradients to [-clip_value, clip_value]."""
     _least("clip_value", clip_value)
-    for grad in _gradients(params):
+    for grad in _gradients(parameters):
         np.clip(grad, -clip_value, clip_value, out=grad)

@@ -76,9 +76,27 @@ class Tensor:
         """Return a tensor over the same data that the tape knows nothing of."""
         return Tensor(self.data)
 
+    def __array__(self, dtype=None, copy=None):
+        """The array, for NumPy's functions; a gradient does not follow there."""
+        if dtype is not None and np.dtype(dtype) != self.dtype:
+            if copy is False:
+                raise ValueError(f"dtype {dtype} needs a copy of a {self.dtype} tensor")
+            return self.data.astype(dtype)
+        return self.data.copy() if copy else self.data
+
     def __len__(self):
         """Length of the first axis."""
         return len(self.data)
+
+    def __bool__(self):
+        """Truth of the only element."""
+        if self.size != 1:
+            raise ValueError(f"truth of a tensor of shape {self.shape}, expected one element")
+        return bool(self.item())
+
+    def __float__(self):
+        """The only element as a Python number."""
+        return float(self.item())
 
     def __repr__(self):
         """Values, dtype, and how it came about."""
@@ -143,6 +161,13 @@ class Tensor:
             self.grad = np.array(grad, self.dtype, order="C")
         else:
             self.grad += grad
+
+    def zero_grad(self, set_to_none=True):
+        """Set `grad` to None, or fill it with zeros if there is one."""
+        if set_to_none or self.grad is None:
+            self.grad = None
+        else:
+            self.grad.fill(0)
 
     def grad_buffer(self):
         """Return `grad` as a C-contiguous array to add to in place, zeros if there was none."""
@@ -223,6 +248,8 @@ class Tensor:
         """A ** exponent, for a Python number as exponent."""
         if isinstance(exponent, (Tensor, np.ndarray)):
             raise TypeError(f"exponent is {type(exponent).__name__}, expected a Python number")
+        if isinstance(exponent, np.generic):
+            exponent = exponent.item()  # a number of no dtype: the tensor keeps its own
 
         def backward(g):
             if exponent == 0:
@@ -243,12 +270,14 @@ class Tensor:
                 g = np.expand_dims(g, -1 if b.ndim == 1 else -2)
             if b.ndim == 1:
                 g = np.expand_dims(g, -1)
-            da = np.matmul(g, np.swapaxes(right, -1, -2))
-            db = np.matmul(np.swapaxes(left, -1, -2), g)
-            return (
-                _unbroadcast(da, left.shape).reshape(a.shape),
-                _unbroadcast(db, right.shape).reshape(b.shape),
-            )
+            da = db = None
+            if a.requires_grad:
+                da = np.matmul(g, np.swapaxes(right, -1, -2))
+                da = _unbroadcast(da, left.shape).reshape(a.shape)
+            if b.requires_grad:
+                db = np.matmul(np.swapaxes(left, -1, -2), g)
+                db = _unbroadcast(db, right.shape).reshape(b.shape)
+            return da, db
 
         return record("matmul", np.asarray(np.matmul(a.data, b.data)), (a, b), backward)
 
@@ -262,21 +291,24 @@ class Tensor:
 
         def backward(g):
             grad = np.zeros_like(self.data)
-            np.add.at(grad, index, g)
+            if _takes_once(index):
+                grad[index] = g
+            else:
+                np.add.at(grad, index, g)
             return (grad,)
 
         return record("getitem", self.data[index], (self,), backward)
 
     @_quiet
     def sum(self, axis=None, keepdims=False):
-        """Sum over all or some axes, as `numpy.sum`."""
+        """Sum over all or some axes, as `numpy.sum`; small integers become larger ones."""
 
         def backward(g):
             if axis is not None and not keepdims:
                 g = np.expand_dims(g, axis)
             return (np.broadcast_to(g, self.shape),)
 
-        total = np.asarray(self.data.sum(axis=axis, keepdims=keepdims), self.dtype)
+        total = np.asarray(self.data.sum(axis=axis, keepdims=keepdims))
         return record("sum", total, (self,), backward)
 
     def mean(self, axis=None, keepdims=False):
@@ -301,6 +333,15 @@ class Tensor:
         """The same values in a wider dtype; a narrower one is refused, naming `name`."""
         data = _converted(self.data, np.dtype(dtype), name, True)
         return record("astype", data, (self,), lambda g: (g.astype(self.dtype),))
+
+
+def _takes_once(index):
+    """Whether an index takes no element twice: whole numbers, slices, new axes, and no arrays."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(
+        part is None or part is Ellipsis or isinstance(part, (int, np.integer, slice))
+        for part in parts
+    )
 
 
 def _unbroadcast(grad, shape):

@@ -126,6 +126,24 @@ def test_arrays_round_trip(path):
         array[...] = 0  # an array of its own, writable
 
 
+def test_a_true_byte_is_true_whatever_it_is(path):
+    header = {"a": {"dtype": "BOOL", "shape": [3], "data_offsets": [0, 3]}}
+    path.write_bytes(packed(header, b"\x00\x07\x01"))
+    assert_same_bits(read_safetensors(path)[0]["a"], np.array([False, True, True]))
+
+
+def test_reading_holds_the_data_twice_at_most(path):
+    """The file's bytes, and the arrays made of them."""
+    array = np.ones(1_000_000)
+    write_safetensors(path, {"a": array})
+    tracemalloc.start()
+    found, _ = read_safetensors(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert_same_bits(found["a"], array)
+    assert peak < 2.2 * array.nbytes
+
+
 @pytest.mark.parametrize("order", [">", "<"])
 def test_layout_and_byte_order_do_not_matter(path, order):
     array = np.arange(24.0).reshape(2, 3, 4).astype(f"{order}f8")
@@ -180,11 +198,13 @@ def test_a_failing_write_leaves_the_old_file(path, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == [path.name], "no temporary file is left"
 
 
-def test_a_file_is_not_readable_by_less_than_the_umask_allows(path):
+def test_a_file_is_not_readable_by_less_than_the_umask_allows(path, monkeypatch):
     mask = os.umask(0o027)
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("other threads make files too"))
     try:
         rnncore.save(nn.Linear(1, 1), path)
     finally:
+        monkeypatch.undo()
         os.umask(mask)
     assert path.stat().st_mode & 0o777 == 0o640
 

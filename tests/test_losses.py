@@ -44,7 +44,7 @@ def test_cross_entropy(shape, ignore, reduction, dtype, engine):
     assert kept.any()
     expected = reduced(entropies(logits, target, ignore), kept.sum(), reduction)
     given = Tensor(logits, requires_grad=True)
-    loss = nn.CrossEntropyLoss(ignore, reduction)(given, target)
+    loss = nn.CrossEntropyLoss(ignore_index=ignore, reduction=reduction)(given, target)
     assert loss.dtype == dtype
     np.testing.assert_allclose(loss.data, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     loss.sum().backward()
@@ -76,9 +76,13 @@ def test_cross_entropy_of_one_row():
 
 @pytest.mark.parametrize("rows", [0, 3])
 def test_nothing_to_average_is_nan(rows):
-    """As in PyTorch; the sum of nothing is 0, and its gradient."""
+    """As in PyTorch, but no NaN comes back from it; the sum of nothing is 0, and its gradient."""
     given, target = Tensor(drawn(rows, 5), requires_grad=True), np.full(rows, -100)
-    assert np.isnan(functional.cross_entropy(given, target).item())
+    mean = functional.cross_entropy(given, target)
+    assert np.isnan(mean.item())
+    mean.backward()
+    assert_same_bits(given.grad, np.zeros((rows, 5)))
+    given.grad = None
     total = functional.cross_entropy(given, target, reduction="sum")
     assert total.item() == 0
     total.backward()
@@ -100,12 +104,24 @@ def test_large_logits_neither_overflow_nor_vanish():
 def test_mse(shape, reduction, dtype):
     x, target = drawn(*shape).astype(dtype), drawn(*shape, seed=1).astype(dtype)
     squares = (x.astype("f8") - target.astype("f8")) ** 2
-    loss = nn.MSELoss(reduction)(Tensor(x), target)
+    loss = nn.MSELoss(reduction=reduction)(Tensor(x), target)
     assert loss.dtype == dtype
     expected = reduced(squares, squares.size, reduction)
     np.testing.assert_allclose(loss.data, expected, rtol=10 * np.finfo(dtype).eps)
     inputs = [Tensor(a.astype("f8"), requires_grad=True) for a in (x, target)]
-    gradcheck(lambda a, b: scalar(functional.mse_loss(a, b, reduction)), inputs)
+    gradcheck(lambda a, b: scalar(functional.mse_loss(a, b, reduction=reduction)), inputs)
+
+
+def test_options_are_named():
+    """PyTorch has other arguments before them: a class weight must not become `ignore_index`."""
+    for call in (
+        lambda: nn.CrossEntropyLoss(np.ones(3)),
+        lambda: nn.MSELoss("sum"),
+        lambda: functional.cross_entropy(LOGITS, [0, 1], np.ones(3)),
+        lambda: functional.mse_loss(LOGITS, LOGITS, "sum"),
+    ):
+        with pytest.raises(TypeError, match="positional argument"):
+            call()
 
 
 LOGITS = np.zeros((2, 3), "f4")
@@ -121,13 +137,13 @@ LOGITS = np.zeros((2, 3), "f4")
         (lambda: functional.cross_entropy(LOGITS, [0]), ValueError, r"target has shape \(1,\)"),
         (lambda: functional.cross_entropy(LOGITS, [[0, 1]]), ValueError, "target has shape"),
         (lambda: functional.cross_entropy(LOGITS[None], [[0, 1]]), ValueError, r"\(N, V\) or"),
-        (lambda: functional.cross_entropy(LOGITS, [0, 1], 9, "max"), ValueError, "reduction is"),
+        (lambda: functional.cross_entropy(LOGITS, [0, 1], reduction="x"), ValueError, "reduction"),
         (
             lambda: functional.cross_entropy(LOGITS, np.array([0, 2**64 - 100], "u8")),
             ValueError, "target.*18446744073709551516",
         ),
         (lambda: functional.mse_loss(LOGITS, LOGITS[:1]), ValueError, r"target has shape \(1, 3\)"),
-        (lambda: functional.mse_loss(LOGITS, LOGITS, "max"), ValueError, "reduction is 'max'"),
+        (lambda: functional.mse_loss(LOGITS, LOGITS, reduction="x"), ValueError, "is 'x'"),
         (lambda: functional.mse_loss(LOGITS, np.zeros((2, 3))), TypeError, "target has dtype"),
     ],
 )  # fmt: skip

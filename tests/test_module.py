@@ -1,7 +1,9 @@
 """Modules: what they hold, how they are described, and how their parameters come and go."""
 # SPDX-License-Identifier: Apache-2.0
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -82,6 +84,55 @@ def test_a_shared_parameter_stands_once():
     )
 
 
+def test_a_shared_parameter_is_kept_under_each_name(tmp_path):
+    """So that a model whose last layer is its embedding comes back from its file."""
+    module = nn.Sequential(nn.Embedding(5, 3), nn.RNN(3, 3), nn.Linear(3, 5))
+    module[2].weight = module[0].weight
+    kept = module.state_dict()
+    assert {"0.weight", "2.weight"} < set(kept)
+    assert len(list(module.parameters())) == 6
+    rnncore.save(module, tmp_path / "m.safetensors")
+    again = rnncore.load(tmp_path / "m.safetensors")
+    tokens = np.array([[0, 4], [2, 1]])
+    assert_same_bits(again(tokens).data, module(tokens).data)
+    for array in kept.values():
+        array += 1
+    module.load_state_dict(kept)
+    assert module[2].weight is module[0].weight
+    assert_same_bits(module[2].weight.data, kept["2.weight"])
+    del kept["2.weight"]
+    with pytest.raises(ValueError, match=r"missing 2\.weight"):
+        module.load_state_dict(kept)
+
+
+def test_a_module_can_be_taken_out():
+    module = Pair()
+    module.inner = None
+    del module.scale
+    assert [name for name, _ in module.named_parameters()] == NAMES[4:]
+    assert list(module.children()) == [module.last]
+    assert module.inner is None
+    with pytest.raises(AttributeError):
+        module.scale
+    with pytest.raises(AttributeError):
+        del module.nothing
+
+
+@pytest.mark.parametrize("through", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_stand_alone(through):
+    module = Pair()
+    module.metadata["note"] = "kept"
+    again = through(module)
+    x = np.ones((2, 1, 2), "f4")
+    expected = module(x).data.copy()
+    assert_same_bits(again(x).data, expected)
+    assert again.metadata == {"note": "kept"}
+    for parameter in again.parameters():
+        parameter.data += 1
+    assert not np.array_equal(again(x).data, expected)
+    assert_same_bits(module(x).data, expected)
+
+
 def test_super_is_to_be_called_first():
     class Early(nn.Module):
         def __init__(self):
@@ -118,6 +169,8 @@ def test_zero_grad():
     module = Pair()
     module(np.ones((3, 2, 2), "float32")).sum().backward()
     assert all(p.grad is not None for p in module.parameters())
+    module.zero_grad(set_to_none=False)
+    assert not any(p.grad.any() for p in module.parameters())
     module.zero_grad()
     assert all(p.grad is None for p in module.parameters())
 
@@ -291,6 +344,8 @@ def test_repr_tells_cells_apart(module):
         (lambda: nn.Embedding(3, 3, padding_idx=1.5), TypeError, "padding_idx is 1.5"),
         (lambda: nn.LayerNorm((2, 3)), ValueError, r"normalized_shape is \(2, 3\)"),
         (lambda: nn.LayerNorm(0), ValueError, "normalized_shape is 0"),
+        (lambda: nn.LayerNorm(2)([[1.0]]), ValueError, r"input has shape \(1, 1\), .* 2\)"),
+        (lambda: nn.LayerNorm(2)(np.ones(2)), TypeError, "input has dtype float64"),
         (lambda: nn.Dropout(-0.1), ValueError, "p is -0.1"),
         (lambda: nn.Sequential(nn.Tanh(), 3), TypeError, "module 1 is int, expected a Module"),
     ],

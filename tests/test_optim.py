@@ -174,11 +174,28 @@ def test_a_state_dict_is_a_copy(kind, options):
         assert_same_bits(array, expected)
 
 
+def _with(state_dict, *gone, **entries):
+    """Of the second of three parameters: entries left out, others set."""
+    first, second, third = state_dict["state"]
+    kept = {name: value for name, value in second.items() if name not in gone}
+    return {**state_dict, "state": [first, {**kept, **entries}, third]}
+
+
 STATES = {
     "another kind": lambda s: optim.RMSprop(drawn()[0]).state_dict(),
     "an option missing": lambda s: {**s, "options": {"lr": 1}},
     "fewer parameters": lambda s: {**s, "state": s["state"][:2]},
     "another shape": lambda s: {**s, "state": [s["state"][1], *s["state"][1:]]},
+    "no options": lambda s: {"state": s["state"]},
+    "an entry missing": lambda s: _with(s, "exp_avg"),
+    "an entry too many": lambda s: _with(s, more=np.zeros(17)),
+    "another dtype": lambda s: _with(s, exp_avg=np.zeros(17, "f4")),
+    "a list": lambda s: _with(s, exp_avg=[0.0] * 17),
+    "an array as step": lambda s: _with(s, step=np.zeros(17)),
+    "no step": lambda s: _with(s, step=None),
+    "a step below zero": lambda s: _with(s, step=-1),
+    "an option out of range": lambda s: {**s, "options": {**s["options"], "eps": -1.0}},
+    "three betas": lambda s: {**s, "options": {**s["options"], "betas": (0.9, 0.9, 0.9)}},
 }
 
 
@@ -222,6 +239,12 @@ def test_zero_grad():
     parameters, grads = drawn()
     optimizer = optim.SGD(parameters)
     walk(optimizer, parameters, grads[:1])
+    kept = parameters[1].grad
+    parameters[0].grad = None
+    optimizer.zero_grad(set_to_none=False)
+    assert parameters[0].grad is None
+    assert parameters[1].grad is kept
+    assert not kept.any()
     optimizer.zero_grad()
     assert [p.grad for p in parameters] == [None] * 3
 
@@ -285,6 +308,31 @@ def test_the_norm_of_large_float32_gradients_does_not_overflow():
     np.testing.assert_allclose(parameters[0].grad, 0.5, rtol=1e-6)
 
 
+def test_clip_by_the_largest_magnitude():
+    """norm_type stands third, as in PyTorch."""
+    grads = [np.array([1.0, -4.0]), np.array([[2.0], [3.0]])]
+    parameters = with_gradients(*grads)
+    assert optim.clip_grad_norm_(parameters, 2.0, math.inf) == 4.0
+    for parameter, grad in zip(parameters, grads, strict=True):
+        np.testing.assert_allclose(parameter.grad, grad / 2, rtol=1e-6)
+    assert optim.clip_grad_norm_([], 1.0, math.inf) == 0.0
+    with pytest.raises(ValueError, match=r"norm_type is 1.0, expected 2 or inf"):
+        optim.clip_grad_norm_(parameters, 2.0, 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])
+def test_a_norm_that_is_not_finite_scales_as_the_formula_says(value):
+    """NaN and infinity are data: no warning, and no half of the gradients left as they were."""
+    parameters = with_gradients(np.array([1.0, value]), np.array([2.0]))
+    norm = optim.clip_grad_norm_(parameters, 1.0)
+    assert math.isnan(norm) == math.isnan(value)
+    assert not math.isfinite(norm)
+    scale = math.nan if math.isnan(value) else 0.0
+    with np.errstate(all="ignore"):
+        assert_same_bits(parameters[0].grad, np.array([1.0, value]) * scale)
+    assert_same_bits(parameters[1].grad, np.array([2.0]) * scale)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_norm_that_is_not_finite(value):
     grads = [np.array([1.0, value]), np.array([2.0])]
@@ -315,6 +363,9 @@ P = nn.Parameter(np.zeros(2))
         (lambda: optim.SGD([]), ValueError, "params is empty"),
         (lambda: optim.SGD([P, np.zeros(2)]), TypeError, r"params\[1\] is not a parameter"),
         (lambda: optim.SGD([Tensor(np.zeros(2))]), TypeError, r"params\[0\]"),
+        (lambda: optim.SGD(P), TypeError, "params is one tensor"),
+        (lambda: optim.SGD([P * 2.0]), ValueError, r"params\[0\] is the result of an operation"),
+        (lambda: optim.SGD([nn.Parameter(np.ones(2)), P, P]), ValueError, r"\[2\] is params\[1\]"),
         (lambda: optim.SGD([nn.Parameter(np.zeros((3, 2)).T)]), ValueError, "C-contiguous"),
         (lambda: optim.SGD([P], lr=-1), ValueError, "lr is -1, expected at least 0"),
         (lambda: optim.SGD([P], lr=math.nan), ValueError, "lr is nan"),
@@ -337,8 +388,12 @@ def test_errors(call, error, match):
 
 
 def test_a_gradient_that_does_not_fit():
-    parameter = nn.Parameter(np.zeros(2))
-    for grad, error in ((np.zeros(3), ValueError), (np.zeros(2, "f4"), TypeError)):
-        parameter.grad = grad
-        with pytest.raises(error, match="grad has"):
-            optim.SGD([parameter]).step()
+    """Nothing is changed then, the parameters before it neither."""
+    first, second = with_gradients(np.ones(2), np.ones(2))
+    optimizer = optim.Adam([first, second])
+    for grad, error in ((np.zeros(3), ValueError), (np.zeros(2, "f4"), TypeError), (1, TypeError)):
+        second.grad = grad
+        with pytest.raises(error, match=r"params\[1\].grad has"):
+            optimizer.step()
+        assert_same_bits(first.data, np.zeros(2))
+        assert optimizer.state == [None, None]

@@ -490,6 +490,21 @@ def test_a_wider_tensor_second_widens_nothing_first():
     assert b.grad.dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int16"])
+def test_small_integers_are_summed_without_wrapping(dtype):
+    ones = np.ones((300, 2), dtype)
+    assert Tensor(ones).sum().item() == 600
+    assert_same_bits(Tensor(ones).sum(0).data, ones.sum(0))
+
+
+def test_a_numpy_number_as_exponent_widens_nothing():
+    x = Tensor(F4 * 2, requires_grad=True)
+    y = x ** np.float64(3)
+    assert y.dtype == np.float32
+    y.sum().backward()
+    assert_same_bits(x.grad, np.full(3, 12, "f4"))
+
+
 # ---- errors and the rest ------------------------------------------------------------------------
 
 
@@ -519,6 +534,28 @@ def test_attributes_and_repr():
     assert repr(x + x) == "Tensor([[2., 4.]], dtype=float32, op=add)"
     assert x.numpy() is x.data
     assert x.sum().item() == 3.0
+
+
+def test_numpy_and_python_take_the_value():
+    array = drawn(2, 3)
+    x = Tensor(array, requires_grad=True)
+    assert np.asarray(x) is array
+    assert np.asarray(x, "f4").dtype == np.float32
+    copied = np.array(x)
+    assert copied is not array
+    assert_same_bits(copied, array)
+    assert float(x.sum()) == x.sum().item()
+    assert [bool(Tensor([v])) for v in (0.0, 2.0)] == [False, True]
+    with pytest.raises(ValueError, match=r"truth of a tensor of shape \(2, 3\)"):
+        bool(x)
+
+
+def test_a_product_leaves_out_the_gradient_nobody_wants():
+    a, b = Tensor(drawn(3, 4)), leaf(4, 2)
+    y = a @ b
+    left, right = y.node.backward(np.ones((3, 2)))
+    assert left is None
+    assert_same_bits(right, a.data.T @ np.ones((3, 2)))
 
 
 def test_gradcheck_sees_a_wrong_gradient():

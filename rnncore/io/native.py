@@ -3,7 +3,7 @@
 
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +153,9 @@ def write_safetensors(path, tensors, metadata=None):
 
 def _write_atomically(path, chunks):
     folder = path.parent
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".tmp")
+    name = folder / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    # Its permissions are those of any new file: the umask is applied by the system.
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             for chunk in chunks:
@@ -166,7 +168,6 @@ def _write_atomically(path, chunks):
                 )
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
@@ -177,12 +178,6 @@ def _write_atomically(path, chunks):
             os.fsync(directory)
         finally:
             os.close(directory)
-
-
-def _umask():
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def read_safetensors(path):
@@ -281,9 +276,12 @@ def _tensors(header, data):
         end = stop
     if end != len(data):
         raise ValueError(f"the tensors end at byte {end}, the file has {len(data)}")
-    return {
-        name: np.frombuffer(data[begin:stop], _DTYPES[dtype])
-        .reshape(shape)
-        .astype(np.dtype(_DTYPES[dtype]).newbyteorder("="), copy=True)
-        for begin, stop, name, dtype, shape in places
-    }
+    return {name: _array(data, begin, dtype, shape) for begin, _, name, dtype, shape in places}
+
+
+def _array(data, begin, dtype, shape):
+    """An array of its own over bytes that were checked; any byte but 0 is a true BOOL."""
+    if dtype == "BOOL":
+        return np.ndarray(shape, np.uint8, data, begin) != 0
+    code = np.dtype(_DTYPES[dtype])
+    return np.ndarray(shape, code, data, begin).astype(code.newbyteorder("="), copy=True)

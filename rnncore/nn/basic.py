@@ -6,6 +6,7 @@ import numpy as np
 from rnncore import functional, random
 from rnncore.nn.module import Module, Parameter, options_repr
 from rnncore.nn.recurrent import real_dtype, size
+from rnncore.tensor import as_tensor
 
 
 class Linear(Module):
@@ -136,9 +137,10 @@ class LayerNorm(Module):
 
     def forward(self, x):
         """Apply it to (..., F)."""
-        if np.ndim(x) == 0 or x.shape[-1] != self.normalized_shape[0]:
+        x = as_tensor(x, self.dtype, "input")
+        if x.ndim == 0 or x.shape[-1] != self.normalized_shape[0]:
             raise ValueError(
-                f"input has shape {np.shape(x)}, expected (..., {self.normalized_shape[0]})"
+                f"input has shape {x.shape}, expected (..., {self.normalized_shape[0]})"
             )
         return functional.layer_norm(x, self.weight, self.bias, self.eps)
 

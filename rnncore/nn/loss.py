@@ -15,14 +15,16 @@ class CrossEntropyLoss(Module):
     reduction : {"mean", "sum", "none"}, default "mean"
     """
 
-    def __init__(self, ignore_index=-100, reduction="mean"):
+    def __init__(self, *, ignore_index=-100, reduction="mean"):
         super().__init__()
         self.ignore_index = ignore_index
         self.reduction = reduction
 
     def forward(self, logits, target):
         """Loss of logits (N, V) against classes (N,)."""
-        return functional.cross_entropy(logits, target, self.ignore_index, self.reduction)
+        return functional.cross_entropy(
+            logits, target, ignore_index=self.ignore_index, reduction=self.reduction
+        )
 
 
 class MSELoss(Module):
@@ -33,10 +35,10 @@ class MSELoss(Module):
     reduction : {"mean", "sum", "none"}, default "mean"
     """
 
-    def __init__(self, reduction="mean"):
+    def __init__(self, *, reduction="mean"):
         super().__init__()
         self.reduction = reduction
 
     def forward(self, x, target):
         """Loss of x against a target of its shape."""
-        return functional.mse_loss(x, target, self.reduction)
+        return functional.mse_loss(x, target, reduction=self.reduction)

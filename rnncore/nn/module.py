@@ -55,7 +55,15 @@ class Module:
                     f"got {type(value).__name__}"
                 )
             del self._parameters[name]
+        else:
+            self.__dict__.get("_modules", {}).pop(name, None)
         object.__setattr__(self, name, value)
+
+    def __delattr__(self, name):
+        """Forget a parameter or module with its attribute."""
+        object.__delattr__(self, name)
+        self._parameters.pop(name, None)
+        self._modules.pop(name, None)
 
     def forward(self, *args, **kwargs):
         """Compute; to be written by each module."""
@@ -81,23 +89,28 @@ class Module:
             yield module
 
     def named_parameters(self):
-        """Yield (name, parameter), names joined by dots, in order of registration."""
+        """Yield (name, parameter), names joined by dots, in order of registration; each once."""
         seen = set()
+        for name, parameter in self._every_name():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield name, parameter
+
+    def _every_name(self):
+        """Yield (name, parameter); a parameter that stands in several places under each name."""
         for prefix, module in self.named_modules():
             for name, parameter in module._parameters.items():
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield f"{prefix}.{name}" if prefix else name, parameter
+                yield f"{prefix}.{name}" if prefix else name, parameter
 
     def parameters(self):
         """Yield the parameters, each once."""
         for _, parameter in self.named_parameters():
             yield parameter
 
-    def zero_grad(self):
-        """Set all gradients to None."""
+    def zero_grad(self, set_to_none=True):
+        """Set all gradients to None, or those there are to zero."""
         for parameter in self.parameters():
-            parameter.grad = None
+            parameter.zero_grad(set_to_none)
 
     def train(self, mode=True):
         """Set training mode (or evaluation mode, if `mode` is False) here and inside."""
@@ -117,8 +130,8 @@ class Module:
         return self
 
     def state_dict(self):
-        """Copies of all parameters' arrays by name."""
-        return {name: p.data.copy() for name, p in self.named_parameters()}
+        """Copies of all parameters' arrays by name, a shared one under each of its names."""
+        return {name: p.data.copy() for name, p in self._every_name()}
 
     def load_state_dict(self, state_dict, strict=True):
         """Copy arrays into the parameters, by name.
@@ -128,6 +141,7 @@ class Module:
         state_dict : mapping of str to array
             Arrays of the parameters' shapes; a narrower floating dtype is widened, a wider one
             refused. Anything `numpy.asarray` takes, so a PyTorch module's arrays load by name.
+            A shared parameter takes the array of its last name.
         strict : bool, default True
             Whether missing and unexpected names are errors.
 
@@ -136,7 +150,7 @@ class Module:
         ValueError
             Listing every name that is missing, unexpected or does not fit; nothing is changed then.
         """
-        own = dict(self.named_parameters())
+        own = dict(self._every_name())
         faults = []
         if strict:
             faults += [f"missing {name}" for name in own if name not in state_dict]
