@@ -18,6 +18,7 @@ CSRC = Path("csrc")
 INCLUDE = [str(CSRC), str(CSRC / "include")]
 FLAGS = [
     "-std=gnu11",
+    "-g0",  # Python's own flags say -g: ten times the size
     "-O3",
     "-fPIC",
     "-ffp-contract=off",
@@ -89,7 +90,12 @@ engine = Extension(
         ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
         ("RNN_BUILD_FLAGS", '"' + " ".join(FLAGS + openmp) + '"'),
     ],
-    extra_compile_args=["-O2", "-fvisibility=hidden", *(["-Wall", "-Werror"] if WARNINGS else [])],
+    extra_compile_args=[
+        "-O2",
+        "-g0",
+        "-fvisibility=hidden",
+        *(["-Wall", "-Werror"] if WARNINGS else []),
+    ],
     extra_link_args=openmp,
     depends=[str(p) for p in sorted([*CSRC.rglob("*"), *Path("rnncore").glob("*.p[xy][dxi]")])],
 )

@@ -5,32 +5,33 @@ thread at a time where the order of draws matters.
 """
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
+
 import numpy as np
 
-_generator = np.random.Generator(np.random.PCG64())
+
+@functools.cache
+def generator():
+    """Return the source, a `numpy.random.Generator`; made at the first call, from entropy."""
+    return np.random.Generator(np.random.PCG64())
 
 
 def manual_seed(seed):
     """Start the source anew from `seed`, an integer of at least 0."""
-    _generator.bit_generator.state = np.random.PCG64(seed).state
-
-
-def generator():
-    """Return the source, a `numpy.random.Generator`."""
-    return _generator
+    generator().bit_generator.state = np.random.PCG64(seed).state
 
 
 def get_state():
     """Return the state of the source, fit for JSON."""
-    return _generator.bit_generator.state
+    return generator().bit_generator.state
 
 
 def set_state(state):
     """Set the source to a state that `get_state` returned."""
-    _generator.bit_generator.state = state
+    generator().bit_generator.state = state
 
 
 def keep_mask(shape, p, dtype):
     """Zeros with probability `p`, else 1 / (1 - p): inverted dropout."""
-    keep = _generator.random(shape, np.float32) >= p
+    keep = generator().random(shape, np.float32) >= p
     return np.multiply(keep, 0.0 if p == 1 else 1 / (1 - p), dtype=dtype)

@@ -3,7 +3,6 @@
 
 import json
 import os
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +152,7 @@ def write_safetensors(path, tensors, metadata=None):
 
 def _write_atomically(path, chunks):
     folder = path.parent
-    name = folder / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    name = folder / f".{path.name}.{os.urandom(8).hex()}.tmp"
     # Its permissions are those of any new file: the umask is applied by the system.
     handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
