@@ -25,7 +25,7 @@
 enum {
     SPINS = 4000,       /* about 40 us of pauses, far above a step's imbalance */
     STALLS_CROWDED = 2, /* stalls of a call from which on its CPUs count as crowded */
-    REST_MAX = 256      /* calls at most that a thread then makes alone before it tries again */
+    REST_MAX = 64       /* calls at most that a thread then makes alone before it tries again */
 };
 
 /* A stall is a wait that outlasted the spinning for a thread that had no CPU. */

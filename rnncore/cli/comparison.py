@@ -17,11 +17,11 @@ STEP_UNITS = (16, 32, 64, 128, 256)
 SEQUENCE_UNITS = (64, 128, 256)
 ONE = {"steps": 100, "batch": 1}
 MANY = {"steps": 50, "batch": 32}
-ROUNDS = 7  # turns of each side in a cell of the table
+ROUNDS = 5  # turns of each side in a cell of the table
 ROUNDS_IF_SLOW = 3  # where a call takes more than SLOW seconds: a machine with other work
 SLOW = 0.3
 TURN = 0.03  # seconds a turn, about
-REST = 0.03  # seconds before a turn: the other side's worker threads may still be spinning
+REST = 0.2  # seconds before a turn on several threads: the other side's may still be spinning
 
 
 def rows():
@@ -133,8 +133,8 @@ def _turn(call, repeats):
     return (time.perf_counter() - began) / repeats
 
 
-def _compare(sides):
-    """Median seconds of each side, in turns of about `TURN` seconds."""
+def _compare(sides, rest):
+    """Median seconds of each side, in turns of about `TURN` seconds, `rest` seconds apart."""
     repeats, slowest = [], 0.0
     for call in sides:
         call()
@@ -144,7 +144,7 @@ def _compare(sides):
     taken = [[], []]
     for _ in range(ROUNDS_IF_SLOW if slowest > SLOW else ROUNDS):
         for call, times, count in zip(sides, taken, repeats, strict=True):
-            time.sleep(REST)
+            time.sleep(rest)
             call()
             times.append(_turn(call, count))
     return [statistics.median(times) for times in taken]
@@ -155,5 +155,6 @@ def main(threads):
     import rnncore
 
     rnncore.set_num_threads(threads)
+    rest = REST if threads > 1 else 0.0
     for kind, label, *shape in rows():
-        print(json.dumps([label, *_compare(_sides(kind, *shape))]), flush=True)
+        print(json.dumps([label, *_compare(_sides(kind, *shape), rest)]), flush=True)
