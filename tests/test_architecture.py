@@ -358,7 +358,7 @@ def test_import_brings_numpy_only():
 
 @pytest.mark.slow
 def test_import_costs_at_most_30_ms():
-    """Over `import numpy`; the median of runs that take turns."""
+    """Over `import numpy`; the least of runs that take turns, for other work only adds to it."""
     command = (
         "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
     )
@@ -366,8 +366,8 @@ def test_import_costs_at_most_30_ms():
     for _ in range(21):
         for name, runs in times.items():
             runs.append(float(run_python(command.format(name))[0]))
-    medians = {name: sorted(runs)[len(runs) // 2] for name, runs in times.items()}
-    assert medians["rnncore"] - medians["numpy"] <= 0.030, medians
+    least = {name: min(runs) for name, runs in times.items()}
+    assert least["rnncore"] - least["numpy"] <= 0.030, least
 
 
 # ---- form ------------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ enum {
 };
 
 /* A stall is a wait that outlasted the spinning for a thread that had no CPU. */
-static _Thread_local long switches;     /* this thread's context switches when it last looked */
+static _Thread_local long switches; /* this thread's context switches when it last looked */
+
+#ifdef _OPENMP
 static _Thread_local unsigned rest;     /* calls to make alone after the next crowded one */
 static _Thread_local unsigned rest_now; /* of these, how many are left */
 
@@ -38,6 +40,7 @@ static atomic_int forked;
 static atomic_int watching_forks;
 
 static void in_child(void) { atomic_store(&forked, 1); }
+#endif
 
 static inline void pause_cpu(void) {
 #if defined(__x86_64__)
