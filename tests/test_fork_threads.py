@@ -176,7 +176,7 @@ def test_eight_threads_train_their_own_modules(threads):
 
 @pytest.mark.slow
 def test_two_threads_beside_a_busy_program():
-    """A barrier that only spins averages tens of times its best time here; ours yields."""
+    """A barrier that only spins averages tens of times its best time here; ours sleeps."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("this machine has one CPU")
     problem = Problem("lstm", 128, 256, dtype="float32", steps=50, batch=4)
