@@ -12,6 +12,7 @@
 struct stage {
     const struct rnn_layer *layer;
     int threads;
+    int descending;              /* the order in which the next step takes the panels */
     size_t ld;                   /* of its output rows */
     char *out;                   /* [B][ld]; recurrent layers: the current one of h */
     char *h[2];                  /* [B][padded] before and after, exchanged by a step */
@@ -125,6 +126,7 @@ static void step_phase(const struct step_task *task, size_t p, rnn_team *team, i
     struct rnn_step step = {
         .rows = task->stream->rows,
         .hidden = d->hidden,
+        .descending = stage->descending,
         .gates = stage->gates[p],
         .ld_gates = phase->width,
         .bias = phase->bias,
@@ -194,6 +196,7 @@ static void step_recurrent(const rnn_stream *stream, struct stage *stage, const 
     char *before = stage->h[0];
     stage->h[0] = stage->out = stage->h[1];
     stage->h[1] = before;
+    stage->descending = !stage->descending;
 }
 
 rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {

@@ -174,6 +174,7 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
             .hidden = d->hidden,
             .begin = panel,
             .end = panel_end,
+            .descending = s % 2 != 0,
             .gates = run->gates[p] + (at + begin) * phase->width * run->real_size,
             .ld_gates = phase->width,
             .keep = run->history != NULL,
