@@ -3,6 +3,7 @@
 #ifndef RNN_KERNELS_ENGINE_H
 #define RNN_KERNELS_ENGINE_H
 
+#include "core/pool.h"
 #include "kernels/table.h"
 #include "rnncore.h"
 
@@ -11,6 +12,7 @@ struct rnn_engine {
     const struct rnn_kernels *kernels[2]; /* by rnn_dtype */
     rnn_gemm gemm;
     rnn_blas_gemm blas[2]; /* by rnn_dtype; NULL without BLAS */
+    rnn_pool *pool;
 };
 
 static inline const struct rnn_kernels *rnn_kernels_of(const rnn_engine *engine, rnn_dtype dtype) {

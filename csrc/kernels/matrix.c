@@ -47,10 +47,19 @@ static int weight_row(const struct rnn_gates *gates, size_t m, size_t *row) {
     return held && unit + m % RNN_LANES < gates->units;
 }
 
+/* Elements of two vectors of four, by index. */
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (quad_indices){__VA_ARGS__})
+#endif
+
 #define real float
+#define integer int32_t
 #define NAME(name) name##_f32
 #include "kernels/pack.inc"
 #define real double
+#define integer int64_t
 #define NAME(name) name##_f64
 #include "kernels/pack.inc"
 
@@ -81,8 +90,11 @@ static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, 
     if (__builtin_mul_overflow(total, (size_t)RNN_LANES, &columns) ||
         __builtin_mul_overflow(columns, inner, &columns))
         return rnn_fail(RNN_ERR_MEMORY, "a weight of %zu x %zu is too large", inner, total);
-    RNN_TRY(rnn_alloc(&data, columns, rnn_kernels_of(engine, dtype)->real_size));
+    size_t bytes = 0;
+    RNN_TRY(rnn_size_add(&bytes, columns, rnn_kernels_of(engine, dtype)->real_size));
+    RNN_TRY(rnn_pool_take(engine->pool, &data, bytes));
     matrix->panels.data = data;
+    matrix->bytes = bytes;
     return RNN_OK;
 }
 
@@ -135,7 +147,8 @@ rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engin
 }
 
 void rnn_matrix_free(struct rnn_matrix *matrix) {
-    rnn_release((void *)matrix->panels.data);
+    if (matrix->panels.data)
+        rnn_pool_give(matrix->engine->pool, (void *)matrix->panels.data, matrix->bytes);
     matrix->panels.data = NULL;
 }
 
@@ -187,78 +200,117 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
 
 /* The parts of one rank's work area, in reals. */
 struct gradient_work {
-    size_t share;   /* columns of a, at most */
-    size_t columns; /* of b, rounded up to groups */
+    size_t share; /* columns of a, at most */
     size_t micro, panel, accumulators;
 };
 
 static struct gradient_work gradient_work(const struct rnn_gates *gates, size_t columns, int size) {
     struct gradient_work work;
-    const size_t width = rnn_gates_width(gates);
-    work.share = round_up(width / (size_t)size + RNN_LANES, RNN_LANES);
-    work.columns = round_up(columns, RNN_LANES);
+    work.share = round_up(rnn_gates_width(gates) / (size_t)size + RNN_LANES, RNN_LANES);
     work.micro = (work.share + RNN_TILE_ROWS_MAX) * GRADIENT_ROWS;
     work.panel = GRADIENT_ROWS * RNN_WIDE_LANES;
-    work.accumulators = (work.share + RNN_TILE_ROWS_MAX) * work.columns;
+    work.accumulators = (work.share + RNN_TILE_ROWS_MAX) * round_up(columns, RNN_LANES);
     return work;
 }
 
-size_t rnn_weight_gradient_work(const struct rnn_gates *gates, size_t columns, size_t real_size,
-                                int size) {
-    const struct gradient_work work = gradient_work(gates, columns, size);
-    return round_up((work.micro + work.panel + work.accumulators) * real_size, RNN_ALIGNMENT);
+size_t rnn_weight_gradient_work(const struct rnn_gates *gates, size_t columns, size_t more_columns,
+                                size_t real_size, int size) {
+    const size_t most = columns > more_columns ? columns : more_columns;
+    const struct gradient_work work = gradient_work(gates, most, size);
+    const size_t accumulators = RNN_GRADIENT_PARTS * work.accumulators;
+    return round_up((work.micro + work.panel + accumulators) * real_size, RNN_ALIGNMENT);
 }
 
-/* Add the block of `rows` rows from r on, for the columns [from, to) of b in panels of `groups`. */
-static void gradient_block(const struct rnn_weight_gradient *g, size_t r, size_t rows, size_t begin,
-                           size_t end, size_t from, size_t to, size_t groups, char *micro,
-                           char *panel, char *acc, size_t ld_acc) {
+/* One rank's share: columns [begin, end) of a, and where its pieces of work are. */
+struct gradient_share {
+    const struct rnn_weight_gradient *gradient;
+    size_t begin, end;
+    char *micro, *panel, *acc[RNN_GRADIENT_PARTS];
+};
+
+static size_t accumulator_columns(const struct rnn_gradient_part *part) {
+    return round_up(part->columns, RNN_LANES);
+}
+
+/* Columns of a part that full panels take. */
+static size_t wide_columns(const struct rnn_gradient_part *part) {
+    return accumulator_columns(part) / RNN_WIDE_LANES * RNN_WIDE_LANES;
+}
+
+/* The columns that panels of `groups` take: full ones, or the one that is left. */
+static void panel_range(const struct rnn_gradient_part *part, size_t groups, size_t *from,
+                        size_t *to) {
+    const size_t wide = wide_columns(part), all = accumulator_columns(part);
+    *from = groups == RNN_WIDE ? 0 : wide;
+    *to = groups == RNN_WIDE ? wide : (all - wide) / RNN_LANES == groups ? all : wide;
+    if (!part->dw) *to = *from;
+}
+
+/* Add the block of `rows` rows from r on, for the panels of `groups` groups. */
+static void gradient_block(const struct gradient_share *share, size_t r, size_t rows,
+                           size_t groups) {
+    const struct rnn_weight_gradient *g = share->gradient;
     const struct rnn_kernels *kernels = rnn_kernels_of(g->engine, g->dtype);
-    const size_t size = kernels->real_size, tile = kernels->tile_rows[groups];
-    if (from >= to) return;
-    BY_REAL(size, pack_micro, (void *)micro, at(g->a, r * g->lda, size), g->lda, rows, begin, end,
-            tile);
-    for (size_t j = from; j < to; j += groups * RNN_LANES) {
-        BY_REAL(size, pack_columns, (void *)panel, at(g->b, r * g->ldb, size), g->ldb, rows, j,
-                g->columns, groups * RNN_LANES);
-        kernels->outer(&(struct rnn_outer){.rows = end - begin,
-                                           .inner = rows,
-                                           .a = micro,
-                                           .b = panel,
-                                           .groups = groups,
-                                           .y = acc + j * size,
-                                           .ldy = ld_acc});
+    const size_t size = kernels->real_size, width = groups * RNN_LANES;
+    int packed = 0;
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
+        const struct rnn_gradient_part *part = &g->part[p];
+        size_t from, to;
+        panel_range(part, groups, &from, &to);
+        for (size_t j = from; j < to; j += width) {
+            if (!packed++)
+                BY_REAL(size, pack_micro, (void *)share->micro, at(g->a, r * g->lda, size), g->lda,
+                        rows, share->begin, share->end, kernels->tile_rows[groups]);
+            BY_REAL(size, pack_columns, (void *)share->panel, at(part->b, r * part->ldb, size),
+                    part->ldb, rows, j, part->columns, width);
+            kernels->outer(&(struct rnn_outer){.rows = share->end - share->begin,
+                                               .inner = rows,
+                                               .a = share->micro,
+                                               .b = share->panel,
+                                               .groups = groups,
+                                               .y = share->acc[p] + j * size,
+                                               .ldy = accumulator_columns(part)});
+        }
     }
 }
 
-/* The whole gradient of the columns [begin, end) of a, block by block. */
-static void gradient_packed(const struct rnn_weight_gradient *g, const struct gradient_work *work,
-                            size_t begin, size_t end, char *micro, char *acc) {
+static void gradient_blas(const struct gradient_share *share) {
+    const struct rnn_weight_gradient *g = share->gradient;
     const size_t size = rnn_kernels_of(g->engine, g->dtype)->real_size;
-    const size_t wide = work->columns / RNN_WIDE_LANES * RNN_WIDE_LANES;
-    const size_t rest = (work->columns - wide) / RNN_LANES;
-    char *panel = micro + work->micro * size;
-    for (size_t r = 0; r < g->rows; r += GRADIENT_ROWS) {
-        const size_t rows = min_size(GRADIENT_ROWS, g->rows - r);
-        gradient_block(g, r, rows, begin, end, 0, wide, RNN_WIDE, micro, panel, acc, work->columns);
-        gradient_block(g, r, rows, begin, end, wide, work->columns, rest, micro, panel, acc,
-                       work->columns);
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
+        const struct rnn_gradient_part *part = &g->part[p];
+        if (part->dw)
+            rnn_blas_outer(g->engine, g->dtype, share->end - share->begin, part->columns, g->rows,
+                           at(g->a, share->begin, size), g->lda, part->b, part->ldb, share->acc[p],
+                           accumulator_columns(part));
     }
 }
 
 void rnn_weight_gradient(const struct rnn_weight_gradient *g, int rank, int team) {
-    const struct gradient_work work = gradient_work(g->gates, g->columns, team);
+    const struct rnn_gradient_part *part = g->part;
+    const size_t most = part[0].columns > part[1].columns ? part[0].columns : part[1].columns;
+    const struct gradient_work work = gradient_work(g->gates, most, team);
     const size_t size = rnn_kernels_of(g->engine, g->dtype)->real_size;
-    size_t begin, end;
-    rnn_team_share(gradient_columns(g->gates), RNN_LANES, rank, team, &begin, &end);
-    if (begin >= end || g->rows == 0) return;
-    char *micro = g->work + (size_t)rank * g->work_size;
-    char *acc = micro + (work.micro + work.panel) * size;
-    memset(acc, 0, work.accumulators * size);
+    struct gradient_share share = {.gradient = g};
+    rnn_team_share(gradient_columns(g->gates), RNN_LANES, rank, team, &share.begin, &share.end);
+    if (share.begin >= share.end || g->rows == 0) return;
+    share.micro = g->work + (size_t)rank * g->work_size;
+    share.panel = share.micro + work.micro * size;
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
+        share.acc[p] = share.panel + (work.panel + p * work.accumulators) * size;
+        if (part[p].dw)
+            memset(share.acc[p], 0,
+                   (share.end - share.begin + RNN_TILE_ROWS_MAX) * accumulator_columns(&part[p]) *
+                       size);
+    }
     if (rnn_use_blas(g->engine, g->dtype))
-        rnn_blas_outer(g->engine, g->dtype, end - begin, g->columns, g->rows, at(g->a, begin, size),
-                       g->lda, g->b, g->ldb, acc, work.columns);
+        gradient_blas(&share);
     else
-        gradient_packed(g, &work, begin, end, micro, acc);
-    BY_REAL(size, add_rows, g, (const void *)acc, work.columns, begin, end);
+        for (size_t r = 0; r < g->rows; r += GRADIENT_ROWS)
+            for (size_t groups = RNN_WIDE; groups > 0; groups--)
+                gradient_block(&share, r, min_size(GRADIENT_ROWS, g->rows - r), groups);
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
+        if (part[p].dw)
+            BY_REAL(size, add_rows, g->gates, &part[p], (const void *)share.acc[p],
+                    accumulator_columns(&part[p]), share.begin, share.end);
 }

@@ -26,6 +26,7 @@ struct rnn_matrix {
     rnn_dtype dtype;
     int blas;                 /* prepared for BLAS: data is one row-major [inner][total * 16] */
     struct rnn_panels panels; /* panels.data NULL: not prepared */
+    size_t bytes;
 };
 
 /* Prepare weight [gates * units, inner] (row stride `ld`) to map `inner` values to gates in panel
@@ -62,8 +63,18 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
                          int rank, int size);
 
 /* dW[gate * units + unit][j] += sum over the rows r of a[r][column of that gate and unit] *
- * b[r][j]: a [rows][lda] in panel order, b [rows][ldb] of `columns`, dW row stride ld. `work` holds
- * rnn_weight_gradient_work() bytes for each rank. This thread's share; no barrier. */
+ * b[r][j], for each of the matrices that have the gates of a: a [rows][lda] in panel order, b
+ * [rows][ldb] of `columns`, dW row stride `columns`. `work` holds rnn_weight_gradient_work() bytes
+ * for each rank. This thread's share; no barrier. */
+struct rnn_gradient_part {
+    const void *b;
+    size_t ldb;
+    size_t columns;
+    void *dw; /* NULL: not wanted */
+};
+
+enum { RNN_GRADIENT_PARTS = 2 }; /* input and recurrent weight */
+
 struct rnn_weight_gradient {
     const rnn_engine *engine;
     rnn_dtype dtype;
@@ -71,17 +82,14 @@ struct rnn_weight_gradient {
     size_t rows;
     const void *a;
     size_t lda;
-    const void *b;
-    size_t ldb;
-    size_t columns;
-    void *dw;
-    size_t ld;
+    struct rnn_gradient_part part[RNN_GRADIENT_PARTS];
     char *work;
     size_t work_size; /* bytes of one rank's part */
 };
 
-size_t rnn_weight_gradient_work(const struct rnn_gates *gates, size_t columns, size_t real_size,
-                                int size);
+/* `columns` and `more_columns` of the two parts. */
+size_t rnn_weight_gradient_work(const struct rnn_gates *gates, size_t columns, size_t more_columns,
+                                size_t real_size, int size);
 void rnn_weight_gradient(const struct rnn_weight_gradient *gradient, int rank, int size);
 
 #endif

@@ -77,7 +77,7 @@ static rnn_status fill_stream(rnn_stream *stream, int threads) {
                 : 1;
         RNN_TRY(stage_pieces(stage, stream->rows, session->real_size, 0, NULL, &bytes));
     }
-    RNN_TRY(rnn_arena_create(&stream->arena, bytes));
+    RNN_TRY(rnn_arena_create(&stream->arena, session->engine->pool, bytes));
     memset(stream->arena.base, 0, bytes);
     for (size_t i = 0; i < stream->count; i++)
         RNN_TRY(stage_pieces(&stream->stages[i], stream->rows, session->real_size, 1,

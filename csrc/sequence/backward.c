@@ -21,8 +21,9 @@ struct run {
     char *product;                  /* [B] BLAS: a recurrent product on its way to the kernel */
     char *dx;                       /* [total][input] */
     char *h_before;                 /* [total] hidden states before each step, if ragged */
-    char *sums;                     /* bias sums of one phase's gates */
-    char *work;                     /* weight gradients, work_size bytes a thread */
+    char *sums;                     /* bias sums of one phase's gates, `widest` bytes a thread */
+    size_t widest;
+    char *work; /* weight gradients, work_size bytes a thread */
     size_t work_size;
     rnn_arena arena;
 };
@@ -40,9 +41,8 @@ static size_t gradient_work_size(const struct run *run) {
     const struct rnn_direction *d = run->direction;
     size_t most = 0;
     for (size_t p = 0; p < d->cell->phases; p++) {
-        const size_t columns = d->input > d->hidden ? d->input : d->hidden;
-        const size_t bytes = rnn_weight_gradient_work(&d->phase[p].input, columns, run->real_size,
-                                                      run->plan.threads);
+        const size_t bytes = rnn_weight_gradient_work(&d->phase[p].input, d->input, d->hidden,
+                                                      run->real_size, run->plan.threads);
         if (bytes > most) most = bytes;
     }
     return most;
@@ -54,7 +54,7 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     const struct rnn_backward *b = run->backward;
     const size_t total = run->rows->total, batch = run->rows->rows, size = run->real_size;
     const size_t state = run->padded * size;
-    size_t widest = 0;
+    run->widest = 0;
 #define PIECE(target, count, each)                             \
     do {                                                       \
         if (take)                                              \
@@ -64,7 +64,7 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     } while (0)
     for (size_t p = 0; p < d->cell->phases; p++) {
         const size_t width = dgates_width(&d->phase[p], run->padded) * size;
-        if (width > widest) widest = width;
+        if (width > run->widest) run->widest = width;
         PIECE(run->dgates[p], total, width);
         if (gates_differ(&d->phase[p]))
             PIECE(run->dgates_h[p], total, width);
@@ -77,7 +77,7 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     PIECE(run->product, batch, state);
     if (b->dx.data) PIECE(run->dx, total, d->input * size);
     if (b->gradients && run->rows->ragged) PIECE(run->h_before, total, state);
-    if (b->gradients) PIECE(run->sums, 1, widest);
+    if (b->gradients) PIECE(run->sums, (size_t)run->plan.threads, run->widest);
     if (b->gradients) PIECE(run->work, (size_t)run->plan.threads, run->work_size);
 #undef PIECE
     return RNN_OK;
@@ -256,41 +256,53 @@ static const char *states_before(struct run *run) {
     return run->h_before;
 }
 
-/* db[gate * hidden + unit] += sum over the packed rows of that gate's gradients. */
-static void bias_gradient(struct run *run, const struct rnn_gates *gates, const char *dgates,
-                          size_t width, void *db) {
-    const size_t hidden = run->direction->hidden;
+static void add_bias(void *db, size_t index, const void *sums, size_t from, rnn_dtype dtype) {
     if (!db) return;
-    memset(run->sums, 0, width * run->real_size);
-    run->direction->kernels->column_sum(&(struct rnn_column_sum){
-        .rows = run->rows->total, .width = width, .x = dgates, .ldx = width, .y = run->sums});
-    for (size_t g = 0; g < gates->count; g++)
-        for (size_t u = 0; u < hidden; u++) {
-            const size_t from = (u / RNN_LANES * gates->count + g) * RNN_LANES + u % RNN_LANES;
-            const size_t to = (size_t)gates->gate[g] * hidden + u;
-            if (run->direction->dtype == RNN_FLOAT32)
-                ((float *)db)[to] += ((float *)run->sums)[from];
-            else
-                ((double *)db)[to] += ((double *)run->sums)[from];
-        }
+    if (dtype == RNN_FLOAT32)
+        ((float *)db)[index] += ((const float *)sums)[from];
+    else
+        ((double *)db)[index] += ((const double *)sums)[from];
 }
 
-/* In the parts that were planned, each with its own work area, whatever team came. */
+/* db[gate * hidden + unit] += sum over the packed rows of that gate's gradients; this rank's share
+ * of the columns. Two biases may have the same gradient. */
+static void bias_gradient(struct run *run, const struct rnn_gates *gates, const char *dgates,
+                          size_t width, void *db, void *same_db, const rnn_team *team, int rank) {
+    const struct rnn_direction *d = run->direction;
+    char *sums = run->sums + (size_t)rank * run->widest;
+    size_t begin, end;
+    if ((!db && !same_db) || rank >= team->size) return;
+    rnn_team_share(width, RNN_LANES, rank, team->size, &begin, &end);
+    memset(sums, 0, (end - begin) * run->real_size);
+    d->kernels->column_sum(&(struct rnn_column_sum){.rows = run->rows->total,
+                                                    .width = end - begin,
+                                                    .x = dgates + begin * run->real_size,
+                                                    .ldx = width,
+                                                    .y = sums});
+    for (size_t m = begin; m < end; m++) {
+        const size_t group = m / RNN_LANES;
+        const size_t unit = group / gates->count * RNN_LANES + m % RNN_LANES;
+        const size_t to = (size_t)gates->gate[group % gates->count] * d->hidden + unit;
+        if (unit >= d->hidden) continue;
+        add_bias(db, to, sums, m - begin, d->dtype);
+        add_bias(same_db, to, sums, m - begin, d->dtype);
+    }
+}
+
+/* The gradients of the weights whose gates are those of `dgates`. In the parts that were planned,
+ * each with its own work area, whatever team came. */
 static void weight_gradient(struct run *run, const struct rnn_gates *gates, const char *dgates,
-                            size_t width, const void *inputs, size_t ld, size_t columns, void *dw,
-                            const rnn_team *team, int rank) {
-    if (!dw || columns == 0 || rank >= team->size) return;
+                            size_t width, struct rnn_gradient_part input,
+                            struct rnn_gradient_part recurrent, const rnn_team *team, int rank) {
+    if (input.columns == 0) input.dw = NULL;
+    if ((!input.dw && !recurrent.dw) || rank >= team->size) return;
     const struct rnn_weight_gradient gradient = {.engine = run->direction->engine,
                                                  .dtype = run->direction->dtype,
                                                  .gates = gates,
                                                  .rows = run->rows->total,
                                                  .a = dgates,
                                                  .lda = width,
-                                                 .b = inputs,
-                                                 .ldb = ld,
-                                                 .columns = columns,
-                                                 .dw = dw,
-                                                 .ld = columns,
+                                                 .part = {input, recurrent},
                                                  .work = run->work,
                                                  .work_size = run->work_size};
     for (int part = rank; part < run->plan.threads; part += team->size)
@@ -301,17 +313,22 @@ static void parameter_gradients(struct run *run, const char *h_before, rnn_team 
     const struct rnn_direction *d = run->direction;
     const struct rnn_history *history = run->backward->history;
     const rnn_gradients *g = run->backward->gradients;
+    const struct rnn_gradient_part none = {NULL, 0, 0, NULL};
     for (size_t p = 0; p < d->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &d->phase[p];
         const size_t width = dgates_width(phase, run->padded);
-        weight_gradient(run, &phase->input, run->dgates[p], width, history->x, d->input, d->input,
-                        g->w_ih, team, rank);
-        weight_gradient(run, &phase->recurrent, run->dgates_h[p], width,
-                        p == 0 ? h_before : history->reset_h, run->padded, d->hidden, g->w_hh, team,
-                        rank);
-        if (rank == 0) {
-            bias_gradient(run, &phase->input, run->dgates[p], width, g->b_ih);
-            bias_gradient(run, &phase->recurrent, run->dgates_h[p], width, g->b_hh);
+        const char *dgates = run->dgates[p], *dgates_h = run->dgates_h[p];
+        const struct rnn_gradient_part input = {history->x, d->input, d->input, g->w_ih};
+        const struct rnn_gradient_part recurrent = {
+            p == 0 ? (const void *)h_before : history->reset_h, run->padded, d->hidden, g->w_hh};
+        if (dgates == dgates_h) {
+            weight_gradient(run, &phase->input, dgates, width, input, recurrent, team, rank);
+            bias_gradient(run, &phase->input, dgates, width, g->b_ih, g->b_hh, team, rank);
+        } else {
+            weight_gradient(run, &phase->input, dgates, width, input, none, team, rank);
+            weight_gradient(run, &phase->recurrent, dgates_h, width, none, recurrent, team, rank);
+            bias_gradient(run, &phase->input, dgates, width, g->b_ih, NULL, team, rank);
+            bias_gradient(run, &phase->recurrent, dgates_h, width, g->b_hh, NULL, team, rank);
         }
     }
 }
@@ -348,7 +365,7 @@ rnn_status rnn_backward_run(const struct rnn_backward *b) {
     size_t bytes = 0;
     run.work_size = gradient_work_size(&run);
     RNN_TRY(pieces(&run, 0, &bytes));
-    RNN_TRY(rnn_arena_create(&run.arena, bytes));
+    RNN_TRY(rnn_arena_create(&run.arena, d->engine->pool, bytes));
     rnn_status status = pieces(&run, 1, NULL);
     clear_padding(&run);
     rnn_rows_gather_state(b->rows, b->dhn, d->hidden, run.real_size, run.dh, run.padded);
