@@ -198,66 +198,78 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
     });
 }
 
-/* The parts of one rank's work area, in reals. */
-struct gradient_work {
-    size_t share; /* columns of a, at most */
-    size_t micro, panel, accumulators;
-};
-
-static struct gradient_work gradient_work(const struct rnn_gates *gates, size_t columns, int size) {
-    struct gradient_work work;
-    work.share = round_up(rnn_gates_width(gates) / (size_t)size + RNN_LANES, RNN_LANES);
-    work.micro = (work.share + RNN_TILE_ROWS_MAX) * GRADIENT_ROWS;
-    work.panel = GRADIENT_ROWS * RNN_WIDE_LANES;
-    work.accumulators = (work.share + RNN_TILE_ROWS_MAX) * round_up(columns, RNN_LANES);
-    return work;
+/* Columns of a that a rank has, at most, with the rows of a tile that may lie beyond them. */
+static size_t share_columns(const struct rnn_gates *gates, int size) {
+    const size_t share = rnn_gates_width(gates) / (size_t)size + RNN_LANES;
+    return round_up(share, RNN_LANES) + RNN_TILE_ROWS_MAX;
 }
 
-size_t rnn_weight_gradient_work(const struct rnn_gates *gates, size_t columns, size_t more_columns,
-                                size_t real_size, int size) {
-    const size_t most = columns > more_columns ? columns : more_columns;
-    const struct gradient_work work = gradient_work(gates, most, size);
-    const size_t accumulators = RNN_GRADIENT_PARTS * work.accumulators;
-    return round_up((work.micro + work.panel + accumulators) * real_size, RNN_ALIGNMENT);
+static size_t micro_size(const struct rnn_gates *gates, size_t real_size, int size) {
+    return share_columns(gates, size) * GRADIENT_ROWS * real_size;
 }
 
-/* One rank's share: columns [begin, end) of a, and where its pieces of work are. */
+size_t rnn_gradient_scratch(const struct rnn_gates *gates, size_t real_size, int size) {
+    const size_t panel = GRADIENT_ROWS * RNN_WIDE_LANES * real_size;
+    return round_up(micro_size(gates, real_size, size) + panel, RNN_ALIGNMENT);
+}
+
+size_t rnn_gradient_accumulators(const struct rnn_gates *gates, size_t columns, size_t real_size,
+                                 int size) {
+    return share_columns(gates, size) * round_up(columns, RNN_LANES) * real_size;
+}
+
+/* One rank's share: columns [begin, end) of a, and its work areas. */
 struct gradient_share {
-    const struct rnn_weight_gradient *gradient;
     size_t begin, end;
     char *micro, *panel, *acc[RNN_GRADIENT_PARTS];
+    size_t ld[RNN_GRADIENT_PARTS]; /* of the accumulators */
 };
 
-static size_t accumulator_columns(const struct rnn_gradient_part *part) {
-    return round_up(part->columns, RNN_LANES);
+static struct gradient_share gradient_share(const struct rnn_weight_gradient *g, int rank,
+                                            int size) {
+    const size_t real_size = rnn_kernels_of(g->engine, g->dtype)->real_size;
+    struct gradient_share share;
+    rnn_team_share(gradient_columns(g->gates), RNN_LANES, rank, size, &share.begin, &share.end);
+    share.micro = g->scratch + (size_t)rank * g->scratch_size;
+    share.panel = share.micro + micro_size(g->gates, real_size, size);
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
+        const size_t columns = g->part[p].columns;
+        share.ld[p] = round_up(columns, RNN_LANES);
+        share.acc[p] = g->part[p].dw
+                           ? g->part[p].acc + (size_t)rank * rnn_gradient_accumulators(
+                                                                 g->gates, columns, real_size, size)
+                           : NULL;
+    }
+    return share;
 }
 
-/* Columns of a part that full panels take. */
-static size_t wide_columns(const struct rnn_gradient_part *part) {
-    return accumulator_columns(part) / RNN_WIDE_LANES * RNN_WIDE_LANES;
+void rnn_weight_gradient_clear(const struct rnn_weight_gradient *g, int rank, int size) {
+    const struct gradient_share share = gradient_share(g, rank, size);
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
+        if (share.acc[p])
+            memset(share.acc[p], 0,
+                   (share.end - share.begin + RNN_TILE_ROWS_MAX) * share.ld[p] *
+                       rnn_kernels_of(g->engine, g->dtype)->real_size);
 }
 
-/* The columns that panels of `groups` take: full ones, or the one that is left. */
-static void panel_range(const struct rnn_gradient_part *part, size_t groups, size_t *from,
-                        size_t *to) {
-    const size_t wide = wide_columns(part), all = accumulator_columns(part);
+/* The accumulator columns that panels of `groups` take: the full ones, or the one that is left. */
+static void panel_range(size_t columns, size_t groups, size_t *from, size_t *to) {
+    const size_t wide = columns / RNN_WIDE_LANES * RNN_WIDE_LANES;
     *from = groups == RNN_WIDE ? 0 : wide;
-    *to = groups == RNN_WIDE ? wide : (all - wide) / RNN_LANES == groups ? all : wide;
-    if (!part->dw) *to = *from;
+    *to = groups == RNN_WIDE || (columns - wide) / RNN_LANES != groups ? wide : columns;
 }
 
 /* Add the block of `rows` rows from r on, for the panels of `groups` groups. */
-static void gradient_block(const struct gradient_share *share, size_t r, size_t rows,
-                           size_t groups) {
-    const struct rnn_weight_gradient *g = share->gradient;
+static void gradient_block(const struct rnn_weight_gradient *g, const struct gradient_share *share,
+                           size_t r, size_t rows, size_t groups) {
     const struct rnn_kernels *kernels = rnn_kernels_of(g->engine, g->dtype);
     const size_t size = kernels->real_size, width = groups * RNN_LANES;
     int packed = 0;
     for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
         const struct rnn_gradient_part *part = &g->part[p];
         size_t from, to;
-        panel_range(part, groups, &from, &to);
-        for (size_t j = from; j < to; j += width) {
+        panel_range(share->ld[p], groups, &from, &to);
+        for (size_t j = from; share->acc[p] && j < to; j += width) {
             if (!packed++)
                 BY_REAL(size, pack_micro, (void *)share->micro, at(g->a, r * g->lda, size), g->lda,
                         rows, share->begin, share->end, kernels->tile_rows[groups]);
@@ -269,48 +281,36 @@ static void gradient_block(const struct gradient_share *share, size_t r, size_t 
                                                .b = share->panel,
                                                .groups = groups,
                                                .y = share->acc[p] + j * size,
-                                               .ldy = accumulator_columns(part)});
+                                               .ldy = share->ld[p]});
         }
     }
 }
 
-static void gradient_blas(const struct gradient_share *share) {
-    const struct rnn_weight_gradient *g = share->gradient;
+static void gradient_blas(const struct rnn_weight_gradient *g, const struct gradient_share *share) {
     const size_t size = rnn_kernels_of(g->engine, g->dtype)->real_size;
-    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
-        const struct rnn_gradient_part *part = &g->part[p];
-        if (part->dw)
-            rnn_blas_outer(g->engine, g->dtype, share->end - share->begin, part->columns, g->rows,
-                           at(g->a, share->begin, size), g->lda, part->b, part->ldb, share->acc[p],
-                           accumulator_columns(part));
-    }
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
+        if (share->acc[p])
+            rnn_blas_outer(g->engine, g->dtype, share->end - share->begin, g->part[p].columns,
+                           g->rows, at(g->a, share->begin, size), g->lda, g->part[p].b,
+                           g->part[p].ldb, share->acc[p], share->ld[p]);
 }
 
-void rnn_weight_gradient(const struct rnn_weight_gradient *g, int rank, int team) {
-    const struct rnn_gradient_part *part = g->part;
-    const size_t most = part[0].columns > part[1].columns ? part[0].columns : part[1].columns;
-    const struct gradient_work work = gradient_work(g->gates, most, team);
-    const size_t size = rnn_kernels_of(g->engine, g->dtype)->real_size;
-    struct gradient_share share = {.gradient = g};
-    rnn_team_share(gradient_columns(g->gates), RNN_LANES, rank, team, &share.begin, &share.end);
+void rnn_weight_gradient_add(const struct rnn_weight_gradient *g, int rank, int size) {
+    const struct gradient_share share = gradient_share(g, rank, size);
     if (share.begin >= share.end || g->rows == 0) return;
-    share.micro = g->work + (size_t)rank * g->work_size;
-    share.panel = share.micro + work.micro * size;
-    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
-        share.acc[p] = share.panel + (work.panel + p * work.accumulators) * size;
-        if (part[p].dw)
-            memset(share.acc[p], 0,
-                   (share.end - share.begin + RNN_TILE_ROWS_MAX) * accumulator_columns(&part[p]) *
-                       size);
+    if (rnn_use_blas(g->engine, g->dtype)) {
+        gradient_blas(g, &share);
+        return;
     }
-    if (rnn_use_blas(g->engine, g->dtype))
-        gradient_blas(&share);
-    else
-        for (size_t r = 0; r < g->rows; r += GRADIENT_ROWS)
-            for (size_t groups = RNN_WIDE; groups > 0; groups--)
-                gradient_block(&share, r, min_size(GRADIENT_ROWS, g->rows - r), groups);
+    for (size_t r = 0; r < g->rows; r += GRADIENT_ROWS)
+        for (size_t groups = RNN_WIDE; groups > 0; groups--)
+            gradient_block(g, &share, r, min_size(GRADIENT_ROWS, g->rows - r), groups);
+}
+
+void rnn_weight_gradient_finish(const struct rnn_weight_gradient *g, int rank, int size) {
+    const struct gradient_share share = gradient_share(g, rank, size);
     for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
-        if (part[p].dw)
-            BY_REAL(size, add_rows, g->gates, &part[p], (const void *)share.acc[p],
-                    accumulator_columns(&part[p]), share.begin, share.end);
+        if (share.acc[p])
+            BY_REAL(rnn_kernels_of(g->engine, g->dtype)->real_size, add_rows, g->gates, &g->part[p],
+                    (const void *)share.acc[p], share.ld[p], share.begin, share.end);
 }

@@ -64,13 +64,14 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
 
 /* dW[gate * units + unit][j] += sum over the rows r of a[r][column of that gate and unit] *
  * b[r][j], for each of the matrices that have the gates of a: a [rows][lda] in panel order, b
- * [rows][ldb] of `columns`, dW row stride `columns`. `work` holds rnn_weight_gradient_work() bytes
- * for each rank. This thread's share; no barrier. */
+ * [rows][ldb] of `columns`, dW row stride `columns`. Rows may come in blocks: clear once, add
+ * each block, finish once. Each function does this thread's share; no barrier. */
 struct rnn_gradient_part {
     const void *b;
     size_t ldb;
     size_t columns;
-    void *dw; /* NULL: not wanted */
+    void *dw;  /* NULL: not wanted */
+    char *acc; /* rnn_gradient_accumulators() bytes of each rank */
 };
 
 enum { RNN_GRADIENT_PARTS = 2 }; /* input and recurrent weight */
@@ -83,13 +84,16 @@ struct rnn_weight_gradient {
     const void *a;
     size_t lda;
     struct rnn_gradient_part part[RNN_GRADIENT_PARTS];
-    char *work;
-    size_t work_size; /* bytes of one rank's part */
+    char *scratch;
+    size_t scratch_size; /* bytes of each rank, at least rnn_gradient_scratch() */
 };
 
-/* `columns` and `more_columns` of the two parts. */
-size_t rnn_weight_gradient_work(const struct rnn_gates *gates, size_t columns, size_t more_columns,
-                                size_t real_size, int size);
-void rnn_weight_gradient(const struct rnn_weight_gradient *gradient, int rank, int size);
+size_t rnn_gradient_scratch(const struct rnn_gates *gates, size_t real_size, int size);
+size_t rnn_gradient_accumulators(const struct rnn_gates *gates, size_t columns, size_t real_size,
+                                 int size);
+
+void rnn_weight_gradient_clear(const struct rnn_weight_gradient *gradient, int rank, int size);
+void rnn_weight_gradient_add(const struct rnn_weight_gradient *gradient, int rank, int size);
+void rnn_weight_gradient_finish(const struct rnn_weight_gradient *gradient, int rank, int size);
 
 #endif

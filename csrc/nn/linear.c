@@ -68,8 +68,11 @@ static void gradient_task(rnn_team *team, int rank, void *context) {
     const struct rnn_kernels *kernels = rnn_kernels_of(call->weight.engine, call->weight.dtype);
     size_t begin, end;
     if (call->dx.matrix.panels.data) multiply_task(team, rank, &call->dx);
-    for (int part = rank; part < call->parts && call->weight.part[0].dw; part += team->size)
-        rnn_weight_gradient(&call->weight, part, call->parts);
+    for (int part = rank; part < call->parts && call->weight.part[0].dw; part += team->size) {
+        rnn_weight_gradient_clear(&call->weight, part, call->parts);
+        rnn_weight_gradient_add(&call->weight, part, call->parts);
+        rnn_weight_gradient_finish(&call->weight, part, call->parts);
+    }
     if (!call->dbias) return;
     rnn_team_share(call->outputs, RNN_LANES, rank, team->size, &begin, &end);
     kernels->column_sum(
@@ -86,11 +89,15 @@ static rnn_status prepare(struct gradient_call *call, const void *weight, rnn_ar
     const size_t real_size = rnn_kernels_of(g->engine, g->dtype)->real_size;
     const size_t columns = g->part[0].columns;
     if (g->part[0].dw) {
+        const size_t parts = (size_t)call->parts;
+        const size_t acc = rnn_gradient_accumulators(g->gates, columns, real_size, call->parts);
         size_t bytes = 0;
-        g->work_size = rnn_weight_gradient_work(g->gates, columns, 0, real_size, call->parts);
-        RNN_TRY(rnn_size_add(&bytes, (size_t)call->parts, g->work_size));
+        g->scratch_size = rnn_gradient_scratch(g->gates, real_size, call->parts);
+        RNN_TRY(rnn_size_add(&bytes, parts, g->scratch_size));
+        RNN_TRY(rnn_size_add(&bytes, parts, acc));
         RNN_TRY(rnn_arena_create(arena, g->engine->pool, bytes));
-        g->work = arena->base;
+        g->scratch = rnn_arena_take(arena, parts, g->scratch_size);
+        g->part[0].acc = rnn_arena_take(arena, parts, acc);
     }
     if (!call->dx.operands.y) return RNN_OK;
     return rnn_matrix_pack_transposed(&call->dx.matrix, g->engine, g->dtype, g->gates, weight,

@@ -58,7 +58,7 @@ static size_t chunk_rows(const struct rnn_rows *rows, const struct rnn_plan *pla
 static rnn_status use_history(struct run *run) {
     struct rnn_history *history = run->history;
     const size_t initial = run->rows->rows * run->padded * run->real_size;
-    run->x = run->x_buffer = history->x;
+    run->x_buffer = history->x;
     run->ldx = run->direction->input;
     for (size_t p = 0; p < run->direction->cell->phases; p++) run->gates[p] = history->gates[p];
     run->h_start = history->h;
