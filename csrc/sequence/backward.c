@@ -7,7 +7,7 @@
 #include "core/status.h"
 #include "sequence/gradients.h"
 
-enum { CHUNK_ROWS = 256 }; /* packed rows: their gate gradients stay in cache for the products */
+enum { CHUNK_ROWS = 384 }; /* packed rows: their gate gradients stay in cache for the products */
 
 /* Everything the threads of one run share. Rows of states are `padded` apart. The buffers of packed
  * rows hold a chunk of steps; those of gate gradients also the step after it. */
@@ -34,7 +34,7 @@ static size_t dgates_width(const struct rnn_phase_weights *phase, size_t padded)
 }
 
 static size_t chunk_steps(const struct rnn_rows *rows) {
-    const size_t steps = CHUNK_ROWS / (rows->rows + !rows->rows) + 1;
+    const size_t fit = CHUNK_ROWS / (rows->rows + !rows->rows), steps = fit ? fit : 1;
     return steps < rows->steps ? steps : rows->steps;
 }
 
