@@ -26,6 +26,7 @@ struct rnn_matrix {
     rnn_dtype dtype;
     int blas;                 /* prepared for BLAS: data is one row-major [inner][total * 16] */
     struct rnn_panels panels; /* panels.data NULL: not prepared */
+    rnn_weight_format format; /* RNN_WEIGHTS_REAL: the panels are of the dtype */
 };
 
 /* Prepare weight [gates * units, inner] (row stride `ld`) to map `inner` values to gates in panel
@@ -41,6 +42,9 @@ rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engin
                                       const void *weight, size_t ld, size_t columns, int blas);
 void rnn_matrix_free(struct rnn_matrix *matrix);
 
+/* Bytes of a prepared matrix. */
+size_t rnn_matrix_bytes(const struct rnn_matrix *matrix);
+
 /* Whether a product of this many rows in all takes the BLAS route. */
 int rnn_use_blas(const rnn_engine *engine, rnn_dtype dtype);
 
@@ -55,6 +59,7 @@ struct rnn_operands {
     size_t ldy;
     size_t span;  /* columns of a panel of y; 0: as many as the matrix's panels have */
     size_t width; /* columns of y */
+    void *work;   /* low precision: this thread's, see rnn_low_work */
 };
 
 /* This thread's share of a product, of rows or of panels; no barrier. With BLAS rank 0 does it. */
