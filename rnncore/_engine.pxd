@@ -43,6 +43,7 @@ cdef extern from "rnncore.h" nogil:
         rnn_gemm gemm
         rnn_blas_gemm sgemm
         rnn_blas_gemm dgemm
+        int emulate
     rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **engine)
     void rnn_engine_free(rnn_engine *engine)
     const char *rnn_engine_isa(const rnn_engine *engine)

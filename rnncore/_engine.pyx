@@ -89,12 +89,15 @@ cdef class Engine:
         Instruction set to force; default the environment's ``RNNCORE_ISA``, else the best there is.
     gemm : {"auto", "packed", "blas"}, optional
         Route of matrix products; default ``RNNCORE_GEMM``, else "auto". "blas" needs SciPy.
+    emulate : bool
+        Products in low precision without the instructions that some machines with this instruction
+        set lack. The same bits, slower.
     """
 
     cdef rnn_engine *handle
     cdef readonly str gemm
 
-    def __cinit__(self, isa=None, gemm=None):
+    def __cinit__(self, isa=None, gemm=None, bint emulate=False):
         cdef rnn_engine_options options
         memset(&options, 0, sizeof(options))
         options.size = sizeof(options)
@@ -107,6 +110,7 @@ cdef class Engine:
         if name is not None:
             options.isa = name
         options.gemm = routes[gemm]
+        options.emulate = emulate
         if gemm == "blas":
             options.sgemm = blas_pointer("sgemm")
             options.dgemm = blas_pointer("dgemm")

@@ -6,8 +6,6 @@
 #include "cells/cell.h"
 #include "kernels/args.h"
 
-struct rnn_matrix;
-
 enum {
     RNN_LOW_ROWS = 48,         /* rows whose activations a product holds at once */
     RNN_INT8_INNER_MAX = 65536 /* inner values whose products with 255 * 127 fit a 32-bit sum */
@@ -26,8 +24,5 @@ struct rnn_low_kernels {
 /* Bytes of work that a thread needs for rows of `input` and `hidden` activations, a multiple of
  * RNN_ALIGNMENT; the sizes were checked when the weights were packed. */
 size_t rnn_low_work(size_t rows, size_t input, size_t hidden);
-
-/* Turn a matrix packed in float panels into `format`. On failure it is as before. */
-rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format);
 
 #endif

@@ -42,6 +42,9 @@ rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engin
                                       const void *weight, size_t ld, size_t columns, int blas);
 void rnn_matrix_free(struct rnn_matrix *matrix);
 
+/* Turn a matrix packed in panels of float into `format`. On failure it is as before. */
+rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format);
+
 /* Bytes of a prepared matrix. */
 size_t rnn_matrix_bytes(const struct rnn_matrix *matrix);
 

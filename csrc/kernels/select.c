@@ -52,14 +52,17 @@ static int runs_here(const struct isa *isa) {
 
 /* The kernels for weights of a format: those with instructions made for it where the CPU has them
  * beside the ISA. */
-static const struct rnn_low_kernels *low_kernels(const struct isa *isa, rnn_weight_format format) {
+static const struct rnn_low_kernels *low_kernels(const struct isa *isa, rnn_weight_format format,
+                                                 int emulate) {
 #if defined(__x86_64__)
-    const int wide = strcmp(isa->name, "avx512") == 0;
+    const int wide = !emulate && strcmp(isa->name, "avx512") == 0;
     const unsigned features = rnn_cpu_features();
     if (wide && format == RNN_WEIGHTS_BFLOAT16 && (features & RNN_CPU_AVX512BF16))
         return &rnn_low_avx512bf16_bf16;
     if (wide && format == RNN_WEIGHTS_INT8 && (features & RNN_CPU_AVX512VNNI))
         return &rnn_low_avx512vnni_int8;
+#else
+    (void)emulate;
 #endif
     return isa->low[format];
 }
@@ -107,12 +110,12 @@ rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **eng
     void *memory;
     RNN_TRY(rnn_alloc(&memory, 1, sizeof(rnn_engine)));
     *engine = memory;
-    **engine = (rnn_engine){
-        .isa = isa->name,
-        .kernels = {isa->kernels[0], isa->kernels[1]},
-        .low = {NULL, low_kernels(isa, RNN_WEIGHTS_BFLOAT16), low_kernels(isa, RNN_WEIGHTS_INT8)},
-        .gemm = options->gemm,
-        .blas = {options->sgemm, options->dgemm}};
+    **engine = (rnn_engine){.isa = isa->name,
+                            .kernels = {isa->kernels[0], isa->kernels[1]},
+                            .low = {NULL, low_kernels(isa, RNN_WEIGHTS_BFLOAT16, options->emulate),
+                                    low_kernels(isa, RNN_WEIGHTS_INT8, options->emulate)},
+                            .gemm = options->gemm,
+                            .blas = {options->sgemm, options->dgemm}};
     return RNN_OK;
 }
 
