@@ -50,9 +50,10 @@ class Session:
     def __init__(self, model_or_path, threads=None, weights=None):
         model = model_or_path
         if isinstance(model, (str, os.PathLike)):
-            from rnncore.io.native import load
+            from rnncore.io.native import read
 
-            model = load(model)
+            model, kept = read(model)
+            weights = kept if weights is None else weights
         if not isinstance(model, Module):
             raise TypeError(f"model_or_path is {type(model).__name__}, expected a Module or a path")
         if threads is not None and threads < 1:
@@ -80,6 +81,11 @@ class Session:
     def weights(self):
         """How the recurrent layers keep their weights: "float32", "bfloat16", "int8", "float64"."""
         return self._weights
+
+    @property
+    def inputs(self):
+        """Features of the input; None where the model begins with an embedding."""
+        return None if self._core.tokens else self._core.inputs
 
     @property
     def nbytes(self):
