@@ -3,7 +3,9 @@
  *
  * A packed matrix maps K inner values to columns, in panels. A panel is [K][groups][16]: K rows of
  * groups of 16 columns, contiguous. In low precision 2 (bfloat16) or 4 (int8) inner values of a
- * column share a 32-bit word, and a panel is [K / 2 or 4, rounded up][groups][16] words. Cells with
+ * column share a 32-bit word, and a panel is [K / 2 or 4, rounded up][groups][16] words. After the
+ * last int8 panel come two numbers of each column in panel order: float, what one unit stands for;
+ * int32_t, where its integer sum starts if activations are unsigned. Cells with
  * several gates: a panel is 16 units and a group is a gate. A single matrix: a panel is 64 columns
  * in 4 groups, and the last panel has the groups that are left. "Panel order" is the order in which
  * the columns of the panels follow each other. */
@@ -30,9 +32,6 @@ struct rnn_panels {
     size_t inner;     /* K */
     size_t groups;    /* of a full panel */
     size_t total;     /* groups of all panels together */
-    /* int8 weights, of each column: what one unit stands for, and where its integer sum starts. */
-    const float *scale;
-    const int32_t *start;
 };
 
 /* y[r] = start[r] + sum over k of x[r][k] * w[k], k ascending, for the panels [begin, end). A panel

@@ -95,20 +95,15 @@ rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format)
     const struct rnn_panels from = matrix->panels;
     const size_t values = word_values(format), all = from.total * RNN_LANES;
     const size_t words = round_up(from.inner, values) / values;
-    size_t bytes = 0;
-    rnn_arena arena = {0};
+    void *memory;
     if (format == RNN_WEIGHTS_INT8 && from.inner > RNN_INT8_INNER_MAX)
         return rnn_fail(RNN_ERR_UNSUPPORTED,
                         "int8 weights with %zu inputs, expected at most %d: sums would overflow",
                         from.inner, RNN_INT8_INNER_MAX);
-    RNN_TRY(rnn_size_add(&bytes, words * all, sizeof(uint32_t)));
-    RNN_TRY(rnn_size_add(&bytes, all, sizeof(float)));
-    RNN_TRY(rnn_size_add(&bytes, all, sizeof(int32_t)));
-    RNN_TRY(rnn_arena_create(&arena, bytes));
-    /* The data is the arena's first piece: freeing it frees all three. */
-    char *data = rnn_arena_take(&arena, words * all, sizeof(uint32_t));
-    float *scale = rnn_arena_take(&arena, all, sizeof(float));
-    int32_t *start = rnn_arena_take(&arena, all, sizeof(int32_t));
+    RNN_TRY(rnn_alloc(&memory, words + 2, all * sizeof(uint32_t))); /* int8: scales and starts */
+    char *data = memory;
+    float *scale = (float *)memory + words * all;
+    int32_t *start = (int32_t *)memory + (words + 1) * all;
     for (size_t q = 0; q < from.total; q += from.groups) {
         const size_t groups = from.total - q < from.groups ? from.total - q : from.groups;
         const size_t first = q * RNN_LANES, columns = groups * RNN_LANES;
@@ -121,8 +116,6 @@ rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format)
     }
     rnn_release((void *)from.data);
     matrix->panels.data = data;
-    matrix->panels.scale = scale;
-    matrix->panels.start = start;
     matrix->format = format;
     return RNN_OK;
 }
