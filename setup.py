@@ -76,7 +76,9 @@ def static_library(name, sources, flags):
 
 openmp = ["-fopenmp"] if has_openmp() else []
 kernels = [
-    static_library(f"rnn_{name}", [f"{CSRC}/kernels/isa/{name}_f{b}.c" for b in (32, 64)], flags)
+    static_library(
+        f"rnn_{name}", sorted(str(p) for p in CSRC.glob(f"kernels/isa/{name}_*.c")), flags
+    )
     for name, flags in isa_rows()
 ]
 sources = [str(p) for p in sorted(CSRC.rglob("*.c")) if p.parent.name != "isa"]

@@ -43,10 +43,17 @@ cdef extern from "rnncore.h" nogil:
         rnn_gemm gemm
         rnn_blas_gemm sgemm
         rnn_blas_gemm dgemm
+        int emulate
     rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **engine)
     void rnn_engine_free(rnn_engine *engine)
     const char *rnn_engine_isa(const rnn_engine *engine)
     const char *rnn_engine_bit_class(const rnn_engine *engine)
+
+    ctypedef enum rnn_weight_format:
+        RNN_WEIGHTS_REAL
+        RNN_WEIGHTS_BFLOAT16
+        RNN_WEIGHTS_INT8
+    const char *rnn_engine_route(const rnn_engine *engine, rnn_weight_format format, int *native)
 
     ctypedef struct rnn_layer_options:
         size_t size
@@ -108,6 +115,8 @@ cdef extern from "rnncore.h" nogil:
     rnn_status rnn_session_create(const rnn_engine *engine, rnn_dtype dtype, size_t input,
                                   int tokens, rnn_session **session)
     void rnn_session_free(rnn_session *session)
+    rnn_status rnn_session_set_weights(rnn_session *session, rnn_weight_format format)
+    size_t rnn_session_bytes(const rnn_session *session)
     rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t hidden,
                                          int directions, const rnn_weights *weights)
     rnn_status rnn_session_add_linear(rnn_session *session, size_t outputs, const void *weight,

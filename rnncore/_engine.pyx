@@ -76,6 +76,10 @@ cdef rnn_blas_gemm blas_pointer(str name) except *:
     return <rnn_blas_gemm>PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))
 
 
+WEIGHT_FORMATS = {"float32": RNN_WEIGHTS_REAL, "bfloat16": RNN_WEIGHTS_BFLOAT16,
+                  "int8": RNN_WEIGHTS_INT8}
+
+
 cdef class Engine:
     """Which kernels and which route for products; immutable, shared by threads.
 
@@ -85,12 +89,15 @@ cdef class Engine:
         Instruction set to force; default the environment's ``RNNCORE_ISA``, else the best there is.
     gemm : {"auto", "packed", "blas"}, optional
         Route of matrix products; default ``RNNCORE_GEMM``, else "auto". "blas" needs SciPy.
+    emulate : bool
+        Products in low precision without the instructions that some machines with this instruction
+        set lack. The same bits, slower.
     """
 
     cdef rnn_engine *handle
     cdef readonly str gemm
 
-    def __cinit__(self, isa=None, gemm=None):
+    def __cinit__(self, isa=None, gemm=None, bint emulate=False):
         cdef rnn_engine_options options
         memset(&options, 0, sizeof(options))
         options.size = sizeof(options)
@@ -103,6 +110,7 @@ cdef class Engine:
         if name is not None:
             options.isa = name
         options.gemm = routes[gemm]
+        options.emulate = emulate
         if gemm == "blas":
             options.sgemm = blas_pointer("sgemm")
             options.dgemm = blas_pointer("dgemm")
@@ -121,6 +129,17 @@ cdef class Engine:
     def bit_class(self):
         """"fma" (equal bits on every ISA of the class) or "muladd"."""
         return rnn_engine_bit_class(self.handle).decode()
+
+    def weight_routes(self):
+        """How products with weights in low precision run: {name: (instruction or what stands in
+        for it, whether it is an instruction made for it)}."""
+        cdef int native = 0
+        routes = {}
+        for name, number in WEIGHT_FORMATS.items():
+            if number != RNN_WEIGHTS_REAL:
+                route = rnn_engine_route(self.handle, number, &native).decode()
+                routes[name] = (route, bool(native))
+        return routes
 
     def __repr__(self):
         return f"Engine(isa={self.isa!r}, gemm={self.gemm!r})"

@@ -22,6 +22,8 @@ cdef class Session:
         Features of the input; ignored when the first layer is an embedding.
     batch_first : bool
         Layout of x and y.
+    weights : {None, "float32", "bfloat16", "int8"}
+        How recurrent layers keep their weights; None: in `dtype`.
     """
 
     cdef rnn_session *handle
@@ -33,7 +35,7 @@ cdef class Session:
     """(num_layers, num_directions, hidden_size, has_c) of each recurrent module."""
 
     def __cinit__(self, Engine engine not None, dtype, list layers not None, *,
-                  Py_ssize_t inputs=0, bint batch_first=False):
+                  Py_ssize_t inputs=0, bint batch_first=False, weights=None):
         self.engine = engine
         self.number = cnp.NPY_FLOAT32 if np.dtype(dtype) == np.float32 else cnp.NPY_FLOAT64
         if np.dtype(dtype) not in (np.float32, np.float64):
@@ -48,12 +50,19 @@ cdef class Session:
         self.states = []
         check(rnn_session_create(engine.handle, engine_dtype(self.number), self.inputs,
                                  self.tokens, &self.handle))
+        if weights is not None:
+            check(rnn_session_set_weights(self.handle, WEIGHT_FORMATS[weights]))
         for layer in layers:
             self.add(layer)
         self.outputs = rnn_session_outputs(self.handle)
 
     def __dealloc__(self):
         rnn_session_free(self.handle)
+
+    @property
+    def nbytes(self):
+        """Bytes that the weights and biases of all layers take, as they are kept."""
+        return rnn_session_bytes(self.handle)
 
     cdef int add(self, dict layer) except -1:
         kind = layer["kind"]

@@ -17,7 +17,7 @@ def engine():
 
 
 @contextlib.contextmanager
-def use_engine(isa=None, gemm=None):
+def use_engine(isa=None, gemm=None, emulate=False):
     """Use another engine inside; for the whole process, not only this thread.
 
     Parameters
@@ -25,10 +25,13 @@ def use_engine(isa=None, gemm=None):
     isa : str, optional
         "reference", "baseline", "avx2", "avx512" or "neon".
     gemm : {"auto", "packed", "blas"}, optional
+    emulate : bool
+        Leave out the instructions for bfloat16 and int8 that some machines with this instruction
+        set lack. The same bits, slower.
     """
     global _current
     before = _current
-    _current = _engine.Engine(isa, gemm)
+    _current = _engine.Engine(isa, gemm, emulate)
     try:
         yield _current
     finally:
@@ -46,12 +49,19 @@ def configuration():
         "isa in use": f"{_current.isa} (bit class {_current.bit_class})",
         "isas built": known,
         "products": _current.gemm,
+        **{f"{name} weights": _route(*route) for name, route in _current.weight_routes().items()},
         "threads": str(get_num_threads()),
         "openmp": "yes" if build["openmp"] else "no",
         "compiler": build["compiler"],
         "flags": build["flags"],
         "blas": _blas(),
     }
+
+
+def _route(instruction, native):
+    """How products with weights of one format run on this CPU."""
+    how = "native" if native else "emulated"
+    return f"{how} on {_current.isa}: {instruction}"
 
 
 def _blas():
@@ -66,4 +76,4 @@ def _blas():
 def show_config():
     """Print version, instruction sets found and in use, threads, BLAS and build flags."""
     for name, value in configuration().items():
-        print(f"{name:12} {value}")
+        print(f"{name:16} {value}")

@@ -3,6 +3,8 @@
 
 import os
 
+import numpy as np
+
 from rnncore import _engine, config
 from rnncore._engine import Stream
 from rnncore.nn.basic import Activation, Embedding, LayerNorm, Linear
@@ -25,6 +27,17 @@ class Session:
         the module do not reach the session.
     threads : int, optional
         Largest number of threads of a call; by default what `get_num_threads` says at the call.
+    weights : {"float32", "bfloat16", "int8"}, optional
+        How the recurrent layers keep their weights. With "bfloat16" weights, inputs and hidden
+        states are rounded to bfloat16 before they are multiplied, and sums stay float32. With
+        "int8" a row of the weights has a scale, and so has each row and step of x and h. Biases,
+        gates, states, outputs and the other layers stay float32. By default what the file was
+        quantised to, else the model's own type.
+
+    Raises
+    ------
+    ValueError
+        If `weights` is none of these, or not "float32" for a float64 model.
 
     Examples
     --------
@@ -34,12 +47,13 @@ class Session:
     >>> y_t = stream.step(x_t)
     """
 
-    def __init__(self, model_or_path, threads=None):
+    def __init__(self, model_or_path, threads=None, weights=None):
         model = model_or_path
         if isinstance(model, (str, os.PathLike)):
-            from rnncore.io.native import load
+            from rnncore.io.native import read
 
-            model = load(model)
+            model, kept = read(model)
+            weights = kept if weights is None else weights
         if not isinstance(model, Module):
             raise TypeError(f"model_or_path is {type(model).__name__}, expected a Module or a path")
         if threads is not None and threads < 1:
@@ -49,16 +63,34 @@ class Session:
         modules = list(_flat(model))
         if not any(hasattr(m, "dtype") for m in modules):
             raise ValueError("model_or_path has no layer with a dtype, so nothing to run in")
+        dtype = _common([m.dtype for m in modules if hasattr(m, "dtype")], "dtype")
+        self._weights = _weight_format(weights, model, dtype)
         self._core = _engine.Session(
             config.engine(),
-            _common([m.dtype for m in modules if hasattr(m, "dtype")], "dtype"),
+            dtype,
             [layer for module in modules for layer in _layers(module)],
             inputs=_inputs(modules),
             batch_first=_common(
                 [m.batch_first for m in modules if isinstance(m, Recurrent)] or [False],
                 "batch_first",
             ),
+            weights=None if self._weights == "float64" else self._weights,
         )
+
+    @property
+    def weights(self):
+        """How the recurrent layers keep their weights: "float32", "bfloat16", "int8", "float64"."""
+        return self._weights
+
+    @property
+    def inputs(self):
+        """Features of the input; None where the model begins with an embedding."""
+        return None if self._core.tokens else self._core.inputs
+
+    @property
+    def nbytes(self):
+        """Bytes that the weights and biases take, as they are kept for the engine."""
+        return self._core.nbytes
 
     def run(self, x, lengths=None, state=None, *, return_state=False):
         """Run whole sequences.
@@ -123,6 +155,19 @@ class Session:
         """The engine's list of (h, c) in the module's form."""
         formed = tuple((h, c) if c is not None else h for h, c in pairs)
         return formed[0] if self._single else formed
+
+
+def _weight_format(weights, model, dtype):
+    """The format of a session's weights, after checking that it fits the model's type."""
+    if weights is None:
+        return str(np.dtype(dtype))
+    if weights not in _engine.WEIGHT_FORMATS:
+        raise ValueError(
+            f"weights is {weights!r}, expected one of {', '.join(_engine.WEIGHT_FORMATS)}"
+        )
+    if np.dtype(dtype) != np.float32:
+        raise ValueError(f"weights is {weights!r}, but the model is {dtype}, expected float32")
+    return weights
 
 
 def _array(value):

@@ -124,27 +124,40 @@ def test_isa_files_include_freestanding_headers_only():
     assert not {folder(p) for p in seen} & {"core", "sequence", "model", "nn"}
 
 
-def test_isa_files_are_six_lines():
+# What avx512 uses where the CPU has more than the ISA asks for: its own dialect, other flags.
+EXTENSIONS = {"avx512bf16": "bf16", "avx512vnni": "int8"}
+
+
+def test_isa_files_are_a_few_lines():
+    """A real type's, or a weight format's; of extensions the name alone is another."""
     for path in (CSRC / "kernels" / "isa").glob("*.c"):
-        isa, bits = path.stem.rsplit("_f", 1)
-        lines = path.read_text(encoding="utf-8").splitlines()
-        assert lines[2:] == [
-            f"#define RNN_ISA {isa}",
-            f"#define RNN_REAL_BITS {bits}",
-            f'#include "simd/{isa}.inc"',
-            '#include "kernels/all.inc"',
-        ], path.name
+        isa, what = path.stem.rsplit("_", 1)
+        dialect = "avx512" if isa in EXTENSIONS else isa
+        expected = [f"#define RNN_ISA {isa}"]
+        if what in ("f32", "f64"):
+            expected += [f"#define RNN_REAL_BITS {what[1:]}", f'#include "simd/{dialect}.inc"']
+            expected += ['#include "kernels/all.inc"']
+        else:
+            bits = {"bf16": 16, "int8": 8}[what]
+            expected += ["#define RNN_REAL_BITS 32", f"#define RNN_WEIGHT_BITS {bits}"]
+            expected += [f'#include "simd/{dialect}.inc"', f'#include "simd/dot_{dialect}.inc"']
+            expected += ['#include "kernels/low_all.inc"']
+        assert path.read_text(encoding="utf-8").splitlines()[2:] == expected, path.name
 
 
 def test_isa_table_names_what_exists():
     rows = [
         line.split()[0] for line in (CSRC / "isa.txt").read_text().splitlines() if line[0] != "#"
     ]
-    assert {f"{isa}_f{bits}" for isa in rows for bits in (32, 64)} == {
-        path.stem for path in (CSRC / "kernels" / "isa").glob("*.c")
-    }
+    isas = [isa for isa in rows if isa not in EXTENSIONS]
+    assert set(rows) - set(isas) == set(EXTENSIONS)
+    names = {f"{isa}_{what}" for isa in isas for what in ("f32", "f64", "bf16", "int8")}
+    names |= {f"{isa}_{what}" for isa, what in EXTENSIONS.items()}
+    assert names == {path.stem for path in (CSRC / "kernels" / "isa").glob("*.c")}
     select = (CSRC / "kernels" / "select.c").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"^\s*ROW\((\w+),", select, re.M)) == sorted(rows)
+    assert sorted(re.findall(r"^\s*ROW\((\w+),", select, re.M)) == sorted(isas)
+    for isa, what in EXTENSIONS.items():
+        assert f"return &rnn_low_{isa}_{what};" in select
 
 
 @pytest.mark.parametrize(

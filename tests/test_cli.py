@@ -15,7 +15,8 @@ from rnncore import nn
 from rnncore.cli import comparison, main, progress
 from rnncore.cli.numpy_lstm import NumpyLSTM
 from rnncore.io.native import read_safetensors
-from rnncore.train import Trainer
+from rnncore.text import Vocabulary, lanes
+from rnncore.train import Trainer, evaluate
 
 TEXT = "the cat sat on the mat and the rat sat on the cat\n" * 40
 SMALL = "--hidden 8 --layers 1 --embedding 4 --batch 4 --steps 25 --epochs 2 --threads 1".split()
@@ -262,6 +263,61 @@ def test_show_config(capsys):
     out = capsys.readouterr().out
     assert rnncore.__version__ in out
     assert rnncore.config.engine().isa in out
+    for weights in ("bfloat16", "int8"):
+        assert re.search(rf"^{weights} weights +(native|emulated) on \w+: ", out, re.M)
+
+
+# --- quantize -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_quantize(trained, capsys, weights):
+    argv = ["quantize", "m.safetensors", "--weights", weights, "--eval", "text.txt"]
+    assert main([*argv, "-o", "q.safetensors", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"float32 +{weights}\n", out)
+    assert re.search(r"bytes in memory +[\d,]+ +[\d,]+ +\d+%", out)
+    assert re.search(r"a step, us +[\d.]+ +[\d.]+ +[\d.]+x", out)
+    losses = re.search(r"loss, nats a character +([\d.]+) +([\d.]+) +[+-]\d+\.\d+%", out)
+    model = rnncore.load("m.safetensors")
+    text = Vocabulary(model.metadata["vocabulary"]).encode(TEXT)
+    assert float(losses[1]) == pytest.approx(evaluate(model, text, batch=16), abs=1e-4)
+    assert float(losses[2]) == pytest.approx(float(losses[1]), rel=0.01)
+    x, y = lanes(text, 16)
+    right = (rnncore.Session(model, weights=weights).run(x).argmax(axis=2) == y).sum()
+    shares = re.search(r"next character right +([\d.]+) +([\d.]+)", out)
+    assert float(shares[2]) == pytest.approx(right / (len(text) - 1), abs=1e-4)
+    assert rnncore.Session("q.safetensors").weights == weights
+    assert main(["info", "q.safetensors"]) == 0
+    assert f"weights of recurrent layers in {weights}" in capsys.readouterr().out
+    assert main(["generate", "q.safetensors", "--length", "20"]) == 0
+
+
+def test_quantize_without_a_text(folder, capsys):
+    """Any model of float32: also one that reads no text, and one that cannot be streamed."""
+    for module in (nn.GRU(3, 4), nn.Sequential(nn.LSTM(3, 4, bidirectional=True))):
+        rnncore.save(module, "m.safetensors")
+        assert main(["quantize", "m.safetensors"]) == 0
+        out = capsys.readouterr().out
+        assert "bytes in memory" in out
+        assert ("a step" in out) == isinstance(module, nn.GRU)
+        assert "loss" not in out
+
+
+def test_quantize_refuses(trained, capsys):
+    assert "none" in refused(capsys, "quantize", "none")
+    assert "none.txt" in refused(capsys, "quantize", "m.safetensors", "--eval", "none.txt")
+    (trained / "greek.txt").write_text("αβγ", encoding="utf-8")
+    line = refused(capsys, "quantize", "m.safetensors", "--eval", "greek.txt")
+    assert "greek.txt" in line
+    assert "α" in line
+    (trained / "one.txt").write_text("a")
+    assert "two or more" in refused(capsys, "quantize", "m.safetensors", "--eval", "one.txt")
+    assert "no/q" in refused(capsys, "quantize", "m.safetensors", "-o", "no/q.safetensors")
+    rnncore.save(nn.GRU(3, 4, dtype="float64"), "f64.safetensors")
+    assert "float64" in refused(capsys, "quantize", "f64.safetensors")
+    rnncore.save(nn.GRU(3, 4), "gru.safetensors")
+    assert "vocabulary" in refused(capsys, "quantize", "gru.safetensors", "--eval", "text.txt")
 
 
 # --- demo -----------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ FLAGS = "-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno -fvisibility=hid
 # A vector instruction with an operand on the stack.
 SPILL = re.compile(r"v\w+\s.*(\(%rsp|-0x\w+\(%rbp)")
 
+# What a tile multiplies with: floats, pairs of bfloat16, quads or pairs of integers.
+PRODUCTS = r"vfmadd|vdpbf16ps|vpdpbusd|vpmaddwd"
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -38,16 +41,20 @@ def isa_rows():
     ]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(isa, flags, bits) for isa, flags in isa_rows() for bits in (32, 64)],
-    ids=lambda row: f"{row[0]}_f{row[2]}",
-)
+def isa_sources():
+    """(ISA, flags, source) of each object: a real type's or a weight format's kernels."""
+    return [
+        (isa, flags, source)
+        for isa, flags in isa_rows()
+        for source in sorted(CSRC.glob(f"kernels/isa/{isa}_*.c"))
+    ]
+
+
+@pytest.fixture(scope="module", params=isa_sources(), ids=lambda row: row[2].stem)
 def compiled(request, tmp_path_factory):
-    """Name of the ISA and its object, for one real type."""
-    isa, flags, bits = request.param
-    target = tmp_path_factory.mktemp("codegen") / f"{isa}_f{bits}.o"
-    source = CSRC / "kernels" / "isa" / f"{isa}_f{bits}.c"
+    """Name of the ISA and its object, for one real type or weight format."""
+    isa, flags, source = request.param
+    target = tmp_path_factory.mktemp("codegen") / f"{source.stem}.o"
     include = [f"-I{CSRC}", f"-I{CSRC / 'include'}"]
     subprocess.run(["cc", *FLAGS, *flags, *include, "-c", source, "-o", target], check=True)
     return isa, target
@@ -82,11 +89,16 @@ def inner_loops(instructions):
             yield [text for address, text in instructions if first <= address <= last]
 
 
+def is_low(target):
+    return target.stem.endswith(("bf16", "int8"))
+
+
 def test_one_symbol_goes_out(compiled):
     """The table. Nothing else may be taken by the linker for the same name elsewhere."""
     isa, target = compiled
     defined = [line.split()[-1] for line in run("nm", "-g", "--defined-only", target).splitlines()]
-    assert defined == [f"rnn_kernels_{target.stem}"]
+    kind = "low" if is_low(target) else "kernels"
+    assert defined == [f"rnn_{kind}_{target.stem}"]
     needed = {line.split()[-1] for line in run("nm", "-u", target).splitlines()}
     assert needed <= {"memcpy", "memset", "memmove"} | (
         {"fma", "fmaf"} if isa == "reference" else set()
@@ -117,7 +129,7 @@ def test_product_loops_keep_their_sums_in_registers(compiled):
     loops, spilled = 0, []
     for name, body in functions(target).items():
         for loop in inner_loops(body) if name.startswith("tile_") else ():
-            if sum("vfmadd" in text for text in loop) < 4:
+            if sum(bool(re.search(PRODUCTS, text)) for text in loop) < 4:
                 continue
             loops += 1
             spilled += [f"{name}: {text}" for text in loop if SPILL.match(text)]

@@ -36,6 +36,9 @@ unsigned rnn_cpu_features(void) {
         if (b >> 17 & 1) features |= RNN_CPU_AVX512DQ;
         if (b >> 30 & 1) features |= RNN_CPU_AVX512BW;
         if (b >> 31 & 1) features |= RNN_CPU_AVX512VL;
+        if (c >> 11 & 1) features |= RNN_CPU_AVX512VNNI;
+        if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1))
+            features |= RNN_CPU_AVX512BF16;
     }
     return features;
 }

@@ -11,7 +11,9 @@ enum {
     RNN_CPU_AVX512BW = 1 << 3,
     RNN_CPU_AVX512DQ = 1 << 4,
     RNN_CPU_AVX512VL = 1 << 5,
-    RNN_CPU_NEON = 1 << 6
+    RNN_CPU_NEON = 1 << 6,
+    RNN_CPU_AVX512BF16 = 1 << 7,
+    RNN_CPU_AVX512VNNI = 1 << 8
 };
 
 /* The features both the CPU has and the operating system saves registers for. */

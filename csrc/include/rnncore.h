@@ -103,6 +103,7 @@ typedef struct rnn_engine_options {
     rnn_gemm gemm;
     rnn_blas_gemm sgemm; /* needed by RNN_GEMM_BLAS, may be NULL otherwise */
     rnn_blas_gemm dgemm;
+    int emulate; /* not 0: no instruction that some machines with this ISA lack; the same bits */
 } rnn_engine_options;
 
 /* Make an engine. Asking for an ISA the CPU lacks, or for BLAS without pointers, is
@@ -115,6 +116,20 @@ RNN_API const char *rnn_engine_isa(const rnn_engine *engine);
 
 /* "fma" (bits equal on every ISA of this class) or "muladd". */
 RNN_API const char *rnn_engine_bit_class(const rnn_engine *engine);
+
+/* How the weights of a session's recurrent layers are kept. Whatever they are, biases, the cell's
+ * arithmetic, states and outputs are of the session's dtype. */
+typedef enum rnn_weight_format {
+    RNN_WEIGHTS_REAL = 0,     /* as the dtype says */
+    RNN_WEIGHTS_BFLOAT16 = 1, /* weights and activations rounded, sums in float */
+    RNN_WEIGHTS_INT8 = 2,     /* a scale a row of the weight, a scale a row and step of x and h */
+    RNN_WEIGHTS_COUNT = 3
+} rnn_weight_format;
+
+/* How products with such weights are computed here, e.g. "vdpbusd" or "16-bit products"; NULL for
+ * an unknown format. *native: whether by an instruction made for it. */
+RNN_API const char *rnn_engine_route(const rnn_engine *engine, rnn_weight_format format,
+                                     int *native);
 
 /* ---- one recurrent layer: forward, and backward through time ------------------------------ */
 
@@ -193,6 +208,13 @@ typedef struct rnn_session rnn_session;
 RNN_API rnn_status rnn_session_create(const rnn_engine *engine, rnn_dtype dtype, size_t input,
                                       int tokens, rnn_session **session);
 RNN_API void rnn_session_free(rnn_session *session);
+
+/* Keep the weights of the recurrent layers added from here on in `format`. Others than
+ * RNN_WEIGHTS_REAL need a session of float32 and always run on our own kernels. */
+RNN_API rnn_status rnn_session_set_weights(rnn_session *session, rnn_weight_format format);
+
+/* Bytes that the weights and biases of all layers take, as they are kept. */
+RNN_API size_t rnn_session_bytes(const rnn_session *session);
 
 /* Add a layer; its input is the output of the layer before. */
 RNN_API rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t hidden,

@@ -2,13 +2,18 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * A packed matrix maps K inner values to columns, in panels. A panel is [K][groups][16]: K rows of
- * groups of 16 columns, contiguous. Cells with several gates: a panel is 16 units and a group is a
- * gate. A single matrix: a panel is 64 columns in 4 groups, and the last panel has the groups that
- * are left. "Panel order" is the order in which the columns of the panels follow each other. */
+ * groups of 16 columns, contiguous. In low precision 2 (bfloat16) or 4 (int8) inner values of a
+ * column share a 32-bit word, and a panel is [K / 2 or 4, rounded up][groups][16] words. After the
+ * last int8 panel come two numbers of each column in panel order: float, what one unit stands for;
+ * int32_t, where its integer sum starts if activations are unsigned. Cells with
+ * several gates: a panel is 16 units and a group is a gate. A single matrix: a panel is 64 columns
+ * in 4 groups, and the last panel has the groups that are left. "Panel order" is the order in which
+ * the columns of the panels follow each other. */
 #ifndef RNN_KERNELS_ARGS_H
 #define RNN_KERNELS_ARGS_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 enum {
     RNN_LANES = 16, /* columns of a group */
@@ -16,6 +21,11 @@ enum {
     RNN_WIDE_LANES = RNN_WIDE * RNN_LANES,
     RNN_TILE_ROWS_MAX = 12 /* no dialect's register tile has more rows */
 };
+
+/* int8 activations: what an instruction of unsigned by signed values adds to each, and the largest
+ * magnitude of a row below which it counts as zeros. */
+enum { RNN_INT8_ZERO = 128 };
+#define RNN_INT8_LEAST 0x1p-100f
 
 struct rnn_panels {
     const void *data; /* NULL: there is no product to do */
@@ -38,6 +48,7 @@ struct rnn_product {
     size_t ldy;
     size_t span;
     size_t width; /* columns y and start have: what lies beyond is never touched */
+    void *work;   /* low precision: this thread's, of rnn_low_work() bytes */
 };
 
 /* y[m] += sum over k of a[k][m] * b[k], k ascending, for one panel of b. */
@@ -86,6 +97,7 @@ struct rnn_step {
     size_t ld_h_out, ld_c_out;
     const void *first; /* GRU_BEFORE phase 2: activated gates of phase 1 [rows][ld_first] */
     size_t ld_first;
+    void *work; /* low precision: this thread's, of rnn_low_work() bytes */
 };
 
 /* One step back of one stage, rows x wide panels [begin, end) of 64 units. The gradient of the

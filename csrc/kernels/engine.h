@@ -4,12 +4,14 @@
 #define RNN_KERNELS_ENGINE_H
 
 #include "core/pool.h"
+#include "kernels/low.h"
 #include "kernels/table.h"
 #include "rnncore.h"
 
 struct rnn_engine {
     const char *isa;
-    const struct rnn_kernels *kernels[2]; /* by rnn_dtype */
+    const struct rnn_kernels *kernels[2];                 /* by rnn_dtype */
+    const struct rnn_low_kernels *low[RNN_WEIGHTS_COUNT]; /* NULL for RNN_WEIGHTS_REAL */
     rnn_gemm gemm;
     rnn_blas_gemm blas[2]; /* by rnn_dtype; NULL without BLAS */
     rnn_pool *pool;

@@ -86,15 +86,16 @@ static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, 
     matrix->engine = engine;
     matrix->dtype = dtype;
     matrix->blas = blas;
-    matrix->panels = (struct rnn_panels){NULL, inner, blas ? total : groups, total};
+    matrix->panels =
+        (struct rnn_panels){.inner = inner, .groups = blas ? total : groups, .total = total};
+    matrix->format = RNN_WEIGHTS_REAL;
     if (__builtin_mul_overflow(total, (size_t)RNN_LANES, &columns) ||
         __builtin_mul_overflow(columns, inner, &columns))
         return rnn_fail(RNN_ERR_MEMORY, "a weight of %zu x %zu is too large", inner, total);
     size_t bytes = 0;
     RNN_TRY(rnn_size_add(&bytes, columns, rnn_kernels_of(engine, dtype)->real_size));
-    RNN_TRY(rnn_pool_take(engine->pool, &data, bytes));
+    RNN_TRY(rnn_pool_take(engine->pool, &data, rnn_matrix_bytes(matrix)));
     matrix->panels.data = data;
-    matrix->bytes = bytes;
     return RNN_OK;
 }
 
@@ -148,7 +149,7 @@ rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engin
 
 void rnn_matrix_free(struct rnn_matrix *matrix) {
     if (matrix->panels.data)
-        rnn_pool_give(matrix->engine->pool, (void *)matrix->panels.data, matrix->bytes);
+        rnn_pool_give(matrix->engine->pool, (void *)matrix->panels.data, rnn_matrix_bytes(matrix));
     matrix->panels.data = NULL;
 }
 
@@ -174,7 +175,9 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
     }
     const struct rnn_kernels *kernels = rnn_kernels_of(matrix->engine, matrix->dtype);
     const struct rnn_panels *w = &matrix->panels;
-    const size_t real_size = kernels->real_size, tile = kernels->tile_rows[w->groups];
+    const struct rnn_low_kernels *low = matrix->engine->low[matrix->format];
+    const size_t real_size = kernels->real_size;
+    const size_t tile = (low ? low->tile_rows : kernels->tile_rows)[w->groups];
     const size_t panels = (w->total + w->groups - 1) / w->groups;
     size_t begin = 0, end = o->rows, first = 0, last = panels;
     if (o->rows >= tile * (size_t)size)
@@ -182,7 +185,7 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
     else
         rnn_team_share(panels, 1, rank, size, &first, &last);
     if (begin >= end) return;
-    kernels->product(&(struct rnn_product){
+    (low ? low->product : kernels->product)(&(struct rnn_product){
         .rows = end - begin,
         .begin = first,
         .end = last,
@@ -195,6 +198,7 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
         .ldy = o->ldy,
         .span = o->span ? o->span : w->groups * RNN_LANES,
         .width = o->width,
+        .work = o->work,
     });
 }
 

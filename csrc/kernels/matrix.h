@@ -26,7 +26,7 @@ struct rnn_matrix {
     rnn_dtype dtype;
     int blas;                 /* prepared for BLAS: data is one row-major [inner][total * 16] */
     struct rnn_panels panels; /* panels.data NULL: not prepared */
-    size_t bytes;
+    rnn_weight_format format; /* RNN_WEIGHTS_REAL: the panels are of the dtype */
 };
 
 /* Prepare weight [gates * units, inner] (row stride `ld`) to map `inner` values to gates in panel
@@ -42,6 +42,12 @@ rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engin
                                       const void *weight, size_t ld, size_t columns, int blas);
 void rnn_matrix_free(struct rnn_matrix *matrix);
 
+/* Turn a matrix packed in panels of float into `format`. On failure it is as before. */
+rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format);
+
+/* Bytes of a prepared matrix. */
+size_t rnn_matrix_bytes(const struct rnn_matrix *matrix);
+
 /* Whether a product of this many rows in all takes the BLAS route. */
 int rnn_use_blas(const rnn_engine *engine, rnn_dtype dtype);
 
@@ -56,6 +62,7 @@ struct rnn_operands {
     size_t ldy;
     size_t span;  /* columns of a panel of y; 0: as many as the matrix's panels have */
     size_t width; /* columns of y */
+    void *work;   /* low precision: this thread's, see rnn_low_work */
 };
 
 /* This thread's share of a product, of rows or of panels; no barrier. With BLAS rank 0 does it. */

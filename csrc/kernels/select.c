@@ -7,11 +7,14 @@
 #include "core/status.h"
 #include "kernels/engine.h"
 
-#define DECLARE(isa) \
-    extern const struct rnn_kernels rnn_kernels_##isa##_f32, rnn_kernels_##isa##_f64
-#define ROW(isa, bits)                                                     \
-    {                                                                      \
-        #isa, bits, { &rnn_kernels_##isa##_f32, &rnn_kernels_##isa##_f64 } \
+#define DECLARE(isa)                                                                  \
+    extern const struct rnn_kernels rnn_kernels_##isa##_f32, rnn_kernels_##isa##_f64; \
+    extern const struct rnn_low_kernels rnn_low_##isa##_bf16, rnn_low_##isa##_int8
+#define ROW(isa, bits)                                                      \
+    {                                                                       \
+        #isa, bits, {&rnn_kernels_##isa##_f32, &rnn_kernels_##isa##_f64}, { \
+            NULL, &rnn_low_##isa##_bf16, &rnn_low_##isa##_int8              \
+        }                                                                   \
     }
 
 DECLARE(reference);
@@ -19,6 +22,7 @@ DECLARE(baseline);
 #if defined(__x86_64__)
 DECLARE(avx2);
 DECLARE(avx512);
+extern const struct rnn_low_kernels rnn_low_avx512bf16_bf16, rnn_low_avx512vnni_int8;
 #elif defined(__aarch64__)
 DECLARE(neon);
 #endif
@@ -27,6 +31,7 @@ static const struct isa {
     const char *name;
     unsigned required;
     const struct rnn_kernels *kernels[2];
+    const struct rnn_low_kernels *low[RNN_WEIGHTS_COUNT];
 } isas[] = {
     ROW(reference, 0),
     ROW(baseline, 0),
@@ -43,6 +48,23 @@ enum { ISAS = sizeof isas / sizeof isas[0] };
 
 static int runs_here(const struct isa *isa) {
     return (rnn_cpu_features() & isa->required) == isa->required;
+}
+
+/* The kernels for weights of a format: those with instructions made for it where the CPU has them
+ * beside the ISA. */
+static const struct rnn_low_kernels *low_kernels(const struct isa *isa, rnn_weight_format format,
+                                                 int emulate) {
+#if defined(__x86_64__)
+    const int wide = !emulate && strcmp(isa->name, "avx512") == 0;
+    const unsigned features = rnn_cpu_features();
+    if (wide && format == RNN_WEIGHTS_BFLOAT16 && (features & RNN_CPU_AVX512BF16))
+        return &rnn_low_avx512bf16_bf16;
+    if (wide && format == RNN_WEIGHTS_INT8 && (features & RNN_CPU_AVX512VNNI))
+        return &rnn_low_avx512vnni_int8;
+#else
+    (void)emulate;
+#endif
+    return isa->low[format];
 }
 
 int rnn_isa_count(void) { return ISAS; }
@@ -96,6 +118,8 @@ rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **eng
     *engine = memory;
     **engine = (rnn_engine){.isa = isa->name,
                             .kernels = {isa->kernels[0], isa->kernels[1]},
+                            .low = {NULL, low_kernels(isa, RNN_WEIGHTS_BFLOAT16, options->emulate),
+                                    low_kernels(isa, RNN_WEIGHTS_INT8, options->emulate)},
                             .gemm = options->gemm,
                             .blas = {options->sgemm, options->dgemm},
                             .pool = pool};
@@ -112,4 +136,11 @@ const char *rnn_engine_isa(const rnn_engine *engine) { return engine->isa; }
 
 const char *rnn_engine_bit_class(const rnn_engine *engine) {
     return engine->kernels[RNN_FLOAT32]->bit_class;
+}
+
+const char *rnn_engine_route(const rnn_engine *engine, rnn_weight_format format, int *native) {
+    if ((unsigned)format >= RNN_WEIGHTS_COUNT) return NULL;
+    const struct rnn_low_kernels *low = engine->low[format];
+    if (native) *native = low ? low->native : 1;
+    return low ? low->route : "multiply-add";
 }

@@ -28,6 +28,19 @@ rnn_status rnn_session_create(const rnn_engine *engine, rnn_dtype dtype, size_t 
     return RNN_OK;
 }
 
+rnn_status rnn_session_set_weights(rnn_session *session, rnn_weight_format format) {
+    if (!session) return rnn_fail(RNN_ERR_ARGUMENT, "session is NULL");
+    if ((unsigned)format >= RNN_WEIGHTS_COUNT)
+        return rnn_fail(RNN_ERR_ARGUMENT, "format is %d, expected 0 to %d", (int)format,
+                        RNN_WEIGHTS_COUNT - 1);
+    if (format != RNN_WEIGHTS_REAL && session->dtype != RNN_FLOAT32)
+        return rnn_fail(RNN_ERR_UNSUPPORTED,
+                        "weights in %s need a session of float32, this one is of float64",
+                        format == RNN_WEIGHTS_INT8 ? "int8" : "bfloat16");
+    session->format = format;
+    return RNN_OK;
+}
+
 void rnn_layer_free(struct rnn_layer *layer) {
     for (int k = 0; k < layer->directions; k++) rnn_direction_free(&layer->direction[k]);
     rnn_matrix_free(&layer->matrix);
@@ -95,8 +108,9 @@ rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t
     for (int k = 0; k < directions; k++) {
         rnn_status status = rnn_check_weights(weights ? &weights[k] : NULL, layer->inputs);
         if (status == RNN_OK)
-            status = rnn_direction_create(&layer->direction[k], session->engine, cell,
-                                          session->dtype, layer->inputs, hidden, &weights[k], 0);
+            status =
+                rnn_direction_create(&layer->direction[k], session->engine, cell, session->dtype,
+                                     layer->inputs, hidden, &weights[k], session->format, 0);
         if (status != RNN_OK) return finish_layer(session, layer, status);
         layer->directions = k + 1;
     }
@@ -160,6 +174,25 @@ rnn_status rnn_session_add_map(rnn_session *session, rnn_map map) {
 size_t rnn_session_outputs(const rnn_session *session) {
     const struct rnn_layer *last = rnn_session_last(session);
     return last ? last->outputs : session->inputs;
+}
+
+/* Reals of the vectors and tables a layer keeps beside its matrices. */
+static size_t layer_vectors(const struct rnn_layer *layer) {
+    const size_t weight =
+        layer->kind == RNN_LAYER_EMBEDDING ? layer->count * layer->outputs : layer->inputs;
+    return (layer->weight ? weight : 0) + (layer->bias ? layer->outputs : 0);
+}
+
+size_t rnn_session_bytes(const rnn_session *session) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < session->count; i++) {
+        const struct rnn_layer *layer = &session->layers[i];
+        bytes += layer_vectors(layer) * session->real_size;
+        if (layer->matrix.panels.data) bytes += rnn_matrix_bytes(&layer->matrix);
+        for (int k = 0; k < layer->directions; k++)
+            bytes += rnn_direction_bytes(&layer->direction[k]);
+    }
+    return bytes;
 }
 
 const struct rnn_layer *rnn_session_recurrent(const rnn_session *session, size_t k) {

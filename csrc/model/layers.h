@@ -32,6 +32,7 @@ struct rnn_session {
     size_t real_size;
     size_t inputs;
     int tokens;
+    rnn_weight_format format; /* of the recurrent layers added next */
     size_t count, capacity;
     struct rnn_layer *layers;
 };

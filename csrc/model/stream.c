@@ -19,6 +19,8 @@ struct stage {
     char *c;                     /* [B][padded] */
     char *gates[RNN_PHASES_MAX]; /* [B][width]: cells of two phases and the BLAS route */
     char *reset_h;               /* [B][padded] */
+    char *work;                  /* low precision: work_size bytes a thread */
+    size_t work_size;
 };
 
 struct rnn_stream {
@@ -58,6 +60,11 @@ static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_siz
     stage->ld = d->padded;
     for (int i = 0; i < 2; i++) PIECE(stage->h[i], d->padded);
     PIECE(stage->c, d->padded);
+    stage->work_size = rnn_direction_work(d, rows);
+    if (take)
+        stage->work = rnn_arena_take(arena, (size_t)stage->threads, stage->work_size);
+    else
+        RNN_TRY(rnn_size_add(bytes, (size_t)stage->threads, stage->work_size));
     if (is_fused(d)) return RNN_OK;
     for (size_t p = 0; p < d->cell->phases; p++) PIECE(stage->gates[p], d->phase[p].width);
     PIECE(stage->reset_h, d->padded);
@@ -146,6 +153,7 @@ static void step_phase(const struct step_task *task, size_t p, rnn_team *team, i
         .ld_c_out = d->padded,
         .first = stage->gates[0],
         .ld_first = d->phase[0].width,
+        .work = stage->work + (size_t)rank * stage->work_size,
     };
     rnn_team_share(phase->panels, 1, rank, team->size, &step.begin, &step.end);
     if (d->blas) {
@@ -161,7 +169,7 @@ static void step_phase(const struct step_task *task, size_t p, rnn_team *team, i
                             rank, team->size);
         step.w_hh.data = NULL;
     }
-    d->kernels->step[d->cell->phase[p]](&step);
+    phase->step(&step);
 }
 
 static void recurrent_task(rnn_team *team, int rank, void *context) {
@@ -170,14 +178,16 @@ static void recurrent_task(rnn_team *team, int rank, void *context) {
     if (rank == 0) team->elastic = 1;
     for (size_t p = 0; p < d->cell->phases && !is_fused(d); p++)
         rnn_matrix_multiply(&d->phase[p].w_ih,
-                            &(struct rnn_operands){.rows = task->stream->rows,
-                                                   .x = task->x,
-                                                   .ldx = task->ldx,
-                                                   .start = d->phase[p].bias,
-                                                   .y = task->stage->gates[p],
-                                                   .ldy = d->phase[p].width,
-                                                   .span = d->phase[p].span,
-                                                   .width = d->phase[p].width},
+                            &(struct rnn_operands){
+                                .rows = task->stream->rows,
+                                .x = task->x,
+                                .ldx = task->ldx,
+                                .start = d->phase[p].bias,
+                                .y = task->stage->gates[p],
+                                .ldy = d->phase[p].width,
+                                .span = d->phase[p].span,
+                                .width = d->phase[p].width,
+                                .work = task->stage->work + (size_t)rank * task->stage->work_size},
                             rank, team->size);
     for (size_t p = 0; p < d->cell->phases; p++) {
         if (!is_fused(d)) rnn_team_wait(team);

@@ -73,6 +73,10 @@ static rnn_status pack_phase(struct rnn_phase_weights *phase, const struct rnn_d
                             d->input, d->blas));
     RNN_TRY(rnn_matrix_pack(&phase->w_hh, d->engine, d->dtype, &recurrent, weights->w_hh, d->hidden,
                             d->hidden, d->blas));
+    if (d->format != RNN_WEIGHTS_REAL) {
+        RNN_TRY(rnn_matrix_lower(&phase->w_ih, d->format));
+        RNN_TRY(rnn_matrix_lower(&phase->w_hh, d->format));
+    }
     if (!backward) return RNN_OK;
     RNN_TRY(rnn_matrix_pack_transposed(&phase->w_ih_t, d->engine, d->dtype, &phase->input,
                                        weights->w_ih, d->input, d->input, d->blas));
@@ -93,7 +97,8 @@ static rnn_status check_size(size_t input, size_t hidden) {
 
 rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engine *engine,
                                 rnn_cell cell, rnn_dtype dtype, size_t input, size_t hidden,
-                                const rnn_weights *weights, int backward) {
+                                const rnn_weights *weights, rnn_weight_format format,
+                                int backward) {
     memset(direction, 0, sizeof *direction);
     RNN_TRY(check_size(input, hidden));
     direction->engine = engine;
@@ -104,9 +109,13 @@ rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engin
     direction->input = input;
     direction->hidden = hidden;
     direction->padded = (hidden + RNN_LANES - 1) / RNN_LANES * RNN_LANES;
-    direction->blas = rnn_use_blas(engine, dtype);
+    direction->blas = format == RNN_WEIGHTS_REAL && rnn_use_blas(engine, dtype);
+    direction->format = format;
     for (size_t p = 0; p < direction->cell->phases; p++) {
-        direction->phase[p].info = &rnn_phase_infos[direction->cell->phase[p]];
+        const enum rnn_phase_id id = direction->cell->phase[p];
+        direction->phase[p].info = &rnn_phase_infos[id];
+        direction->phase[p].step = format == RNN_WEIGHTS_REAL ? direction->kernels->step[id]
+                                                              : engine->low[format]->step[id];
         const rnn_status status = pack_phase(&direction->phase[p], direction, weights, backward);
         if (status != RNN_OK) {
             rnn_direction_free(direction);
@@ -126,4 +135,20 @@ void rnn_direction_free(struct rnn_direction *direction) {
         rnn_matrix_free(&phase->w_ih_t);
         rnn_matrix_free(&phase->w_hh_t);
     }
+}
+
+size_t rnn_direction_work(const struct rnn_direction *direction, size_t rows) {
+    return direction->format == RNN_WEIGHTS_REAL
+               ? 0
+               : rnn_low_work(rows, direction->input, direction->hidden);
+}
+
+size_t rnn_direction_bytes(const struct rnn_direction *direction) {
+    size_t bytes = 0;
+    for (size_t p = 0; p < direction->cell->phases; p++) {
+        const struct rnn_phase_weights *phase = &direction->phase[p];
+        bytes += phase->width * direction->real_size + rnn_matrix_bytes(&phase->w_ih) +
+                 rnn_matrix_bytes(&phase->w_hh);
+    }
+    return bytes;
 }

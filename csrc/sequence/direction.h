@@ -16,7 +16,8 @@ struct rnn_phase_weights {
     size_t width; /* accumulator columns of a row: panels in panel order */
     void *bias;   /* [width] */
     struct rnn_matrix w_ih, w_hh;
-    struct rnn_matrix w_ih_t, w_hh_t; /* transposed, for the way back; empty without it */
+    void (*step)(const struct rnn_step *); /* kernel, for the weights' format */
+    struct rnn_matrix w_ih_t, w_hh_t;      /* transposed, for the way back; empty without it */
 };
 
 /* Input and recurrent part see different gradients of the gates only where accumulators differ. */
@@ -33,14 +34,21 @@ struct rnn_direction {
     size_t input, hidden;
     size_t padded; /* hidden rounded up to whole groups: a row of states */
     int blas;
+    rnn_weight_format format;
     struct rnn_phase_weights phase[RNN_PHASES_MAX];
 };
 
-/* Pack the weights; `backward` says whether the way back is wanted as well. On failure everything
- * is freed again. */
+/* Pack the weights in `format`; `backward` says whether the way back is wanted as well, which needs
+ * RNN_WEIGHTS_REAL. On failure everything is freed again. */
 rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engine *engine,
                                 rnn_cell cell, rnn_dtype dtype, size_t input, size_t hidden,
-                                const rnn_weights *weights, int backward);
+                                const rnn_weights *weights, rnn_weight_format format, int backward);
 void rnn_direction_free(struct rnn_direction *direction);
+
+/* Bytes of work each thread needs for a step, or a product, of `rows` rows at most. */
+size_t rnn_direction_work(const struct rnn_direction *direction, size_t rows);
+
+/* Bytes that weights and biases take. */
+size_t rnn_direction_bytes(const struct rnn_direction *direction);
 
 #endif

@@ -20,6 +20,8 @@ struct run {
     char *h;                 /* hidden states of the packed rows */
     char *h_start, *c_start; /* [B] states before the chunk; c is updated in place */
     char *reset_h;           /* [B] */
+    char *work;              /* low precision: work_size bytes a thread */
+    size_t work_size;
     rnn_arena arena;
 };
 
@@ -88,6 +90,8 @@ static rnn_status allocate_chunk(struct run *run) {
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
+    run->work_size = rnn_direction_work(d, batch);
+    RNN_TRY(rnn_size_add(&bytes, (size_t)run->plan.threads, run->work_size));
     RNN_TRY(rnn_arena_create(&run->arena, d->engine->pool, bytes));
     run->x_buffer = in_place ? NULL : rnn_arena_take(&run->arena, rows, d->input * size);
     for (size_t p = 0; p < d->cell->phases; p++)
@@ -96,6 +100,7 @@ static rnn_status allocate_chunk(struct run *run) {
     run->h_start = rnn_arena_take(&run->arena, batch, state);
     run->c_start = rnn_arena_take(&run->arena, batch, state);
     run->reset_h = rnn_arena_take(&run->arena, batch, state);
+    run->work = rnn_arena_take(&run->arena, (size_t)run->plan.threads, run->work_size);
     return RNN_OK;
 }
 
@@ -117,16 +122,18 @@ static void input_part(struct run *run, size_t first, size_t last, rnn_team *tea
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &run->direction->phase[p];
         char *gates = run->gates[p] + at * phase->width * run->real_size;
-        rnn_matrix_multiply(&phase->w_ih,
-                            &(struct rnn_operands){.rows = rows->offset[last] - rows->offset[first],
-                                                   .x = x,
-                                                   .ldx = run->ldx,
-                                                   .start = phase->bias,
-                                                   .y = gates,
-                                                   .ldy = phase->width,
-                                                   .span = phase->span,
-                                                   .width = phase->width},
-                            rank, team->size);
+        rnn_matrix_multiply(
+            &phase->w_ih,
+            &(struct rnn_operands){.rows = rows->offset[last] - rows->offset[first],
+                                   .x = x,
+                                   .ldx = run->ldx,
+                                   .start = phase->bias,
+                                   .y = gates,
+                                   .ldy = phase->width,
+                                   .span = phase->span,
+                                   .width = phase->width,
+                                   .work = run->work + (size_t)rank * run->work_size},
+            rank, team->size);
     }
     rnn_team_wait(team);
 }
@@ -198,10 +205,11 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
             .ld_c_out = run->padded,
             .first = run->gates[0] + (at + begin) * d->phase[0].width * run->real_size,
             .ld_first = d->phase[0].width,
+            .work = run->work + (size_t)rank * run->work_size,
         };
         if (begin < end) {
             if (d->blas) recurrent_blas(phase, &step);
-            d->kernels->step[d->cell->phase[p]](&step);
+            phase->step(&step);
         }
         if (!run->plan.by_rows) rnn_team_wait(team);
     }

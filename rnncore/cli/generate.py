@@ -48,8 +48,8 @@ def run(arguments):
     """Load, then print character by character."""
     apply_threads(arguments)
     with mendable():
-        model, vocabulary = character_model.load(arguments.model)
-        session = rnncore.Session(model)
+        _, vocabulary = character_model.load(arguments.model)
+        session = rnncore.Session(arguments.model)
     try:
         characters = generate(
             session,

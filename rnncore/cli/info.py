@@ -3,10 +3,9 @@
 
 import os
 
-import rnncore
 from rnncore import checkpoint
 from rnncore.cli.errors import mendable
-from rnncore.io.native import read_safetensors
+from rnncore.io.native import read, read_safetensors
 
 
 def add(commands):
@@ -24,18 +23,21 @@ def run(arguments):
         if checkpoint.KEY in metadata:
             lines = _checkpoint(checkpoint.read(path))
         else:
-            model = rnncore.load(path)
-            lines = _model(model.spec(), model.metadata, tensors)
+            model, weights = read(path)
+            lines = _model(model, weights, tensors)
     size = os.path.getsize(path)
     print("\n".join([f"{path}: {size:,} bytes", *lines]))
 
 
-def _model(spec, metadata, tensors):
+def _model(model, weights, tensors):
     """Lines on a model: layers, parameters, notes."""
+    metadata = model.metadata
     lines = ["", "layers"]
-    lines += [f"  {line}" for line in _layers(spec)]
+    lines += [f"  {line}" for line in _layers(model.spec())]
     width = max((len(name) for name in tensors), default=0)
-    lines += ["", f"parameters: {sum(array.size for array in tensors.values()):,}"]
+    lines += ["", f"parameters: {sum(array.size for array in model.state_dict().values()):,}"]
+    if weights is not None:
+        lines[-1] += f"; weights of recurrent layers in {weights}"
     lines += [
         f"  {name:{width}}  {array.dtype!s:8} {'x'.join(map(str, array.shape)) or 'scalar'}"
         for name, array in tensors.items()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rnncore.io import low
+
 FORMAT = 1
 KEY = "rnncore"
 HEADER_MAX = 100_000_000
@@ -15,12 +17,12 @@ HEADER_MAX = 100_000_000
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2",
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?", "BF16": "<u2",
 }  # fmt: skip
-_NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
+_NAMES = {np.dtype(code): name for name, code in _DTYPES.items() if name != "BF16"}
 
 
-def save(model, path, metadata=None):
+def save(model, path, metadata=None, weights=None):
     """Write a model to a file that `load`, and any reader of safetensors, can read.
 
     The file is written beside `path` and renamed: it is there in full or not at all.
@@ -32,12 +34,21 @@ def save(model, path, metadata=None):
     path : path-like
     metadata : dict of str, optional
         Texts to keep with it, beside those of ``model.metadata``.
+    weights : {"bfloat16", "int8"}, optional
+        Keep the weights of recurrent layers in this format: about a half or a quarter of the size.
+        Reading gives float32 again, the numbers that were kept; a Session of the file runs them in
+        the format.
     """
     texts = {**model.metadata, **(metadata or {})}
     if KEY in texts:
         raise ValueError(f"metadata has the key {KEY!r}, which holds the architecture")
-    texts[KEY] = json.dumps({"format": FORMAT, "model": model.spec()})
-    write_safetensors(path, model.state_dict(), texts)
+    description = {"format": FORMAT, "model": model.spec()}
+    tensors, bfloat16 = model.state_dict(), ()
+    if weights is not None:
+        tensors, bfloat16 = low.lower(tensors, weights)
+        description["weights"] = weights
+    texts[KEY] = json.dumps(description)
+    write_safetensors(path, tensors, texts, bfloat16)
 
 
 def load(path):
@@ -52,6 +63,18 @@ def load(path):
     ------
     ValueError
         If the file is truncated, corrupt, or not a model of ours; the message says what is wrong.
+    """
+    return read(path)[0]
+
+
+def read(path):
+    """Read a model, and the format in which the file keeps its weights.
+
+    Returns
+    -------
+    Module
+    {"bfloat16", "int8"} or None
+        None: in the model's own type.
     """
     from rnncore import nn, random
 
@@ -69,13 +92,14 @@ def load(path):
     try:
         _check_sizes(description.get("model"), sum(a.nbytes for a in tensors.values()))
         model = nn.build(description.get("model"))
-        model.load_state_dict(tensors)
+        weights = description.get("weights")
+        model.load_state_dict(low.restore(tensors, weights))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     finally:
         random.set_state(before)  # loading draws nothing
     model.metadata = metadata
-    return model
+    return model, weights
 
 
 def _check_sizes(spec, available):
@@ -110,7 +134,7 @@ def _least_parameters(spec):
     )
 
 
-def write_safetensors(path, tensors, metadata=None):
+def write_safetensors(path, tensors, metadata=None, bfloat16=()):
     """Write arrays and texts as one safetensors file, atomically.
 
     Parameters
@@ -118,6 +142,8 @@ def write_safetensors(path, tensors, metadata=None):
     path : path-like
     tensors : dict of str to array
     metadata : dict of str, optional
+    bfloat16 : collection of str
+        Names of float32 arrays to round to bfloat16, a type that NumPy lacks.
     """
     header, chunks, offset = {}, [], 0
     if metadata:
@@ -131,7 +157,10 @@ def write_safetensors(path, tensors, metadata=None):
             raise TypeError(f"tensors has the key {name!r}, expected text")
         if name == "__metadata__":
             raise ValueError(f"tensors has the key {name!r}, which holds the metadata")
-    arrays = {name: np.asarray(array) for name, array in tensors.items()}
+    arrays = {
+        name: low.to_bfloat16(array) if name in bfloat16 else np.asarray(array)
+        for name, array in tensors.items()
+    }
     for name in sorted(arrays, key=lambda n: (-arrays[n].itemsize, n)):
         array = arrays[name]
         little = array.dtype.newbyteorder("<")
@@ -139,7 +168,7 @@ def write_safetensors(path, tensors, metadata=None):
             raise TypeError(f"{name} has dtype {array.dtype}, which safetensors cannot hold")
         array = np.ascontiguousarray(array, little)
         header[name] = {
-            "dtype": _NAMES[little],
+            "dtype": "BF16" if name in bfloat16 else _NAMES[little],
             "shape": list(arrays[name].shape),
             "data_offsets": [offset, offset + array.nbytes],
         }
@@ -279,8 +308,13 @@ def _tensors(header, data):
 
 
 def _array(data, begin, dtype, shape):
-    """An array of its own over bytes that were checked; any byte but 0 is a true BOOL."""
+    """An array of its own over bytes that were checked.
+
+    Any byte but 0 is a true BOOL; BF16 becomes float32.
+    """
     if dtype == "BOOL":
         return np.ndarray(shape, np.uint8, data, begin) != 0
+    if dtype == "BF16":
+        return low.from_bfloat16(np.ndarray(shape, "<u2", data, begin))
     code = np.dtype(_DTYPES[dtype])
     return np.ndarray(shape, code, data, begin).astype(code.newbyteorder("="), copy=True)

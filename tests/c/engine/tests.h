@@ -27,6 +27,9 @@ TEST(state_round_trip)
 TEST(tokens)
 TEST(team)
 TEST(crowded_team)
+TEST(low_bits)
+TEST(low_failing_allocations)
+TEST(low_errors)
 #ifdef TEST_PROTOTYPES
 #undef TEST
 #undef TEST_PROTOTYPES

@@ -1,0 +1,8 @@
+/* baseline_bf16.c - the kernels for baseline, bfloat16 weights.
+ * SPDX-License-Identifier: Apache-2.0 */
+#define RNN_ISA baseline
+#define RNN_REAL_BITS 32
+#define RNN_WEIGHT_BITS 16
+#include "simd/baseline.inc"
+#include "simd/dot_baseline.inc"
+#include "kernels/low_all.inc"

@@ -1,0 +1,28 @@
+/* low.h - weights in bfloat16 or int8: their kernels' table, and panels turned into them.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef RNN_KERNELS_LOW_H
+#define RNN_KERNELS_LOW_H
+
+#include "cells/cell.h"
+#include "kernels/args.h"
+
+enum {
+    RNN_LOW_ROWS = 48,         /* rows whose activations a product holds at once */
+    RNN_INT8_INNER_MAX = 65536 /* inner values whose products with 255 * 127 fit a 32-bit sum */
+};
+
+/* What one ISA offers for one format: the product and the steps of the float table, which take
+ * activations in float and round them to the format themselves. */
+struct rnn_low_kernels {
+    const char *route; /* the instruction, or what stands in for it */
+    int native;
+    size_t tile_rows[5]; /* rows of the register tile, by groups of a panel */
+    void (*product)(const struct rnn_product *);
+    void (*step[RNN_PHASE_COUNT])(const struct rnn_step *);
+};
+
+/* Bytes of work that a thread needs for rows of `input` and `hidden` activations, a multiple of
+ * RNN_ALIGNMENT; the sizes were checked when the weights were packed. */
+size_t rnn_low_work(size_t rows, size_t input, size_t hidden);
+
+#endif

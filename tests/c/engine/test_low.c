@@ -1,0 +1,139 @@
+/* test_low.c - weights in bfloat16 and int8: bits of every ISA, streams, memory, errors.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "core/memory.h"
+#include "problem.h"
+#include "tests.h"
+
+enum { STEPS = 5, ROWS = 7, INPUT = 5, OUT = STEPS * ROWS };
+
+static rnn_engine *low_engine(const char *isa, int emulate) {
+    rnn_engine_options options = {.size = sizeof options, .isa = isa, .emulate = emulate};
+    rnn_engine *engine = NULL;
+    const rnn_status status = rnn_engine_create(&options, &engine);
+    CHECK(status == RNN_OK || status == RNN_ERR_UNSUPPORTED, "%s", rnn_last_error());
+    return engine;
+}
+
+static struct problem low_problem(rnn_cell cell, size_t hidden) {
+    return (struct problem){.cell = cell,
+                            .dtype = RNN_FLOAT32,
+                            .directions = 1,
+                            .bias = 1,
+                            .steps = STEPS,
+                            .rows = ROWS,
+                            .input = INPUT,
+                            .hidden = hidden,
+                            .threads = 1};
+}
+
+static rnn_status make(const rnn_engine *engine, const struct problem *p, const void *inputs,
+                       rnn_weight_format format, rnn_session **session) {
+    rnn_weights weights[2];
+    point_weights(p, inputs, weights);
+    rnn_status status = rnn_session_create(engine, RNN_FLOAT32, INPUT, 0, session);
+    if (status == RNN_OK) status = rnn_session_set_weights(*session, format);
+    if (status == RNN_OK)
+        status = rnn_session_add_recurrent(*session, p->cell, p->hidden, 1, weights);
+    return status;
+}
+
+/* y [STEPS, ROWS, H] of a run; then the same row by row through streams, without allocations. */
+static rnn_status answer(const rnn_engine *engine, const struct problem *p,
+                         rnn_weight_format format, float *y) {
+    const size_t hidden = p->hidden;
+    float *inputs = new_inputs(p, 9), *row = allocate(hidden, sizeof(float));
+    rnn_session *session = NULL;
+    rnn_stream *stream = NULL;
+    rnn_status status = make(engine, p, inputs, format, &session);
+    if (status == RNN_OK)
+        status = rnn_session_run(
+            session, &(rnn_session_io){.steps = STEPS,
+                                       .rows = ROWS,
+                                       .x = {inputs, ROWS * INPUT, INPUT},
+                                       .y = {y, (ptrdiff_t)(ROWS * hidden), (ptrdiff_t)hidden},
+                                       .threads = 1});
+    if (status == RNN_OK) status = rnn_stream_create(session, 1, 1, &stream);
+    const size_t before = rnn_test_allocations();
+    for (size_t b = 0; status == RNN_OK && b < ROWS; b++) {
+        rnn_stream_reset(stream);
+        for (size_t t = 0; t < STEPS; t++) {
+            NEED(rnn_stream_step(stream, inputs + (t * ROWS + b) * INPUT, row));
+            CHECK(memcmp(row, y + (t * ROWS + b) * hidden, hidden * sizeof(float)) == 0,
+                  "format %d: step %zu of row %zu differs from the run", (int)format, t, b);
+        }
+    }
+    CHECK(rnn_test_allocations() == before, "a step allocates");
+    rnn_stream_free(stream);
+    rnn_session_free(session);
+    free(inputs);
+    free(row);
+    return status;
+}
+
+/* Every ISA of the class with one rounding, with its own instructions and emulated. */
+void test_low_bits(void) {
+    static const size_t hidden[] = {1, 3, 15, 16, 17, 33, 65, 100};
+    rnn_engine *reference = low_engine("reference", 0);
+    for (int isa = 0; isa < 2 * rnn_isa_count(); isa++) {
+        rnn_engine *engine = low_engine(rnn_isa_name(isa / 2, NULL), isa % 2);
+        if (!engine) continue;
+        const int same = strcmp(rnn_engine_bit_class(engine), rnn_engine_bit_class(reference)) == 0;
+        for (size_t k = 0; k < CELLS * 2 * sizeof hidden / sizeof hidden[0]; k++) {
+            const struct problem p = low_problem(cells[k % CELLS].cell, hidden[k / CELLS / 2]);
+            const rnn_weight_format format =
+                k / CELLS % 2 ? RNN_WEIGHTS_INT8 : RNN_WEIGHTS_BFLOAT16;
+            float *expected = allocate(OUT * p.hidden, sizeof(float));
+            float *found = allocate(OUT * p.hidden, sizeof(float));
+            context = rnn_engine_isa(engine);
+            NEED(answer(reference, &p, format, expected));
+            NEED(answer(engine, &p, format, found));
+            CHECK(!same || memcmp(expected, found, OUT * p.hidden * sizeof(float)) == 0,
+                  "%s, format %d, H %zu: differs from reference", cells[k % CELLS].name,
+                  (int)format, p.hidden);
+            free(expected);
+            free(found);
+        }
+        rnn_engine_free(engine);
+    }
+    rnn_engine_free(reference);
+}
+
+/* Each allocation may fail, without a leak or a crash. */
+void test_low_failing_allocations(void) {
+    rnn_engine *engine = low_engine(NULL, 0);
+    float y[OUT * 18];
+    for (size_t c = 0; c < CELLS; c++)
+        for (int format = RNN_WEIGHTS_BFLOAT16; format < RNN_WEIGHTS_COUNT; format++) {
+            const struct problem p = low_problem(cells[c].cell, 18);
+            size_t nth = 0;
+            rnn_status status = RNN_ERR_MEMORY;
+            context = cells[c].name;
+            while (status == RNN_ERR_MEMORY && nth < 100) {
+                rnn_test_fail_allocation(++nth);
+                status = answer(engine, &p, (rnn_weight_format)format, y);
+            }
+            rnn_test_fail_allocation(0);
+            CHECK(status == RNN_OK && nth > 6, "allocation %zu: status %d", nth, (int)status);
+        }
+    rnn_engine_free(engine);
+}
+
+void test_low_errors(void) {
+    rnn_engine *engine = low_engine(NULL, 0);
+    rnn_session *s;
+    int native = -1;
+    FAILS(rnn_session_set_weights(NULL, RNN_WEIGHTS_INT8), RNN_ERR_ARGUMENT, "session");
+    NEED(rnn_session_create(engine, RNN_FLOAT64, 3, 0, &s));
+    FAILS(rnn_session_set_weights(s, (rnn_weight_format)3), RNN_ERR_ARGUMENT, "format is 3");
+    FAILS(rnn_session_set_weights(s, RNN_WEIGHTS_INT8), RNN_ERR_UNSUPPORTED, "float64");
+    NEED(rnn_session_set_weights(s, RNN_WEIGHTS_REAL));
+    rnn_session_free(s);
+    CHECK(rnn_engine_route(engine, (rnn_weight_format)-1, &native) == NULL, "");
+    for (int format = 0; format < RNN_WEIGHTS_COUNT; format++)
+        CHECK(rnn_engine_route(engine, (rnn_weight_format)format, &native)[0] && native >= 0, "");
+    rnn_engine_free(engine);
+    engine = low_engine("reference", 0);
+    rnn_engine_route(engine, RNN_WEIGHTS_INT8, &native);
+    CHECK(native == 0, "the reference has no instruction of its own");
+    rnn_engine_free(engine);
+}
