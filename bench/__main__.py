@@ -1,0 +1,152 @@
+"""The command line of the race: `python -m bench`, from the repository's root."""
+# SPDX-License-Identifier: Apache-2.0
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from bench import ceilings, machine, report, runner
+from bench.contestants import MODULES, OURS
+from bench.workloads import WORKLOADS, selected
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+SECONDS, QUICK_SECONDS = 2.5, 1.0
+
+
+def parser():
+    """The command line's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Race rnncore against its peers and write the results as Markdown. "
+        "Contestants that are not installed are reported as absent.",
+    )
+    options.add_argument(
+        "--workload",
+        action="append",
+        choices=sorted(WORKLOADS),
+        help="only this workload; may be repeated",
+    )
+    options.add_argument(
+        "--cell",
+        action="append",
+        metavar="TEXT",
+        help="only cases whose name has this in it, e.g. gru, H256, step-lstm-H64; may be repeated",
+    )
+    options.add_argument(
+        "--contestant",
+        action="append",
+        choices=list(MODULES),
+        help="only this contestant; may be repeated",
+    )
+    options.add_argument(
+        "--threads",
+        type=_threads,
+        action="append",
+        metavar="N",
+        help="number of threads; may be repeated (default: 1 and 2)",
+    )
+    options.add_argument(
+        "--quick", action="store_true", help="a few cases of each workload, less time for each"
+    )
+    options.add_argument(
+        "--seconds",
+        type=_seconds,
+        help=f"budget of a case, about (default {SECONDS}, with --quick {QUICK_SECONDS})",
+    )
+    options.add_argument(
+        "--output",
+        type=Path,
+        default=RESULTS,
+        help="the Markdown file (default bench/RESULTS.md); '-' prints it",
+    )
+    options.add_argument("--json", type=Path, help="also keep everything measured in this file")
+    options.add_argument(
+        "--render", type=Path, metavar="JSON", help="measure nothing, report what --json has kept"
+    )
+    options.add_argument("--list", action="store_true", help="name the cases chosen, and stop")
+    return options
+
+
+def _threads(text):
+    number = int(text)
+    if not 1 <= number <= machine.cpu_count():
+        raise argparse.ArgumentTypeError(
+            f"is {number}, expected 1 to {machine.cpu_count()}, the CPUs of this process"
+        )
+    return number
+
+
+def _seconds(text):
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
+    return number
+
+
+def main(arguments=None):
+    """Run the race."""
+    options = parser().parse_args(arguments)
+    if options.render:
+        measured = json.loads(options.render.read_text(encoding="utf-8"))
+        return _write(measured, options.output)
+    cases = selected(options.workload, options.cell, options.quick)
+    if not cases:
+        raise SystemExit("bench: no case fits these options; --list shows the names")
+    if options.list:
+        print("\n".join(case.name for case in cases))
+        return 0
+    measured = measure(options, cases)
+    if options.json:
+        options.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+    return _write(measured, options.output)
+
+
+def measure(options, cases):
+    """Everything the report is made from, as JSON can keep it."""
+    began = time.monotonic()
+    threads = options.threads or [n for n in (1, 2) if n <= machine.cpu_count()]
+    threads = sorted(set(threads))
+    names = [name for name in MODULES if not options.contestant or name in options.contestant]
+    seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
+    measured = {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "command": "python -m bench " + " ".join(sys.argv[1:]),
+        "machine": machine.describe(),
+        "threads": threads,
+        "seconds": seconds,
+        "records": [],
+    }
+    print("ceilings of the machine", file=sys.stderr, flush=True)
+    measured["ceilings"] = ceilings.measure(threads).rows()
+    for count in threads:
+        print(f"{len(cases)} cases on {count} thread(s)", file=sys.stderr, flush=True)
+        measured["records"] += runner.race(cases, count, names, seconds, _show)
+    measured["machine"]["load after"] = machine.load()
+    measured["minutes"] = (time.monotonic() - began) / 60
+    return measured
+
+
+def _show(record):
+    """A line of progress."""
+    if "versions" in record:
+        text = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+        text += "".join(f"; {name}: {reason}" for name, reason in record["missing"].items())
+    else:
+        text = report.progress_line(record, OURS)
+    print(text, file=sys.stderr, flush=True)
+
+
+def _write(measured, path):
+    text = report.markdown(measured)
+    if str(path) == "-":
+        print(text)
+    else:
+        path.write_text(text, encoding="utf-8")
+        print(f"written: {path}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Pieces of Markdown: tables and figures in a reader's units."""
+# SPDX-License-Identifier: Apache-2.0
+
+
+def table(head, rows):
+    """A Markdown table; the first column is left-aligned, the others to the right."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "|".join(["---", *["---:"] * (len(head) - 1)])]
+    lines[1] += "|"
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def duration(seconds):
+    """Seconds with three digits in the unit that suits them: '1.23 us', '45.6 ms'."""
+    if seconds is None:
+        return "-"
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{digits(seconds / size)} {unit}"
+    return f"{digits(seconds / 1e-6)} us"
+
+
+def digits(number):
+    """A number with three digits."""
+    if number >= 100:
+        return f"{number:,.0f}"
+    return f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def ratio(number):
+    """Times we are faster; in bold where we are not."""
+    if number is None:
+        return "-"
+    text = f"{number:.2f}x" if number < 10 else f"{number:.1f}x"
+    return f"**{text}**" if number < 1 else text
+
+
+def percent(share):
+    """A share as a percentage."""
+    return f"{100 * share:.0f} %"
