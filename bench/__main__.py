@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from bench import ceilings, machine, report, runner
-from bench.contestants import MODULES, OURS
+from bench import ceilings, machine, report
+from bench.contestants import MODULES
+from bench.race import Race
 from bench.workloads import WORKLOADS, selected
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -122,20 +123,16 @@ def measure(options, cases):
     measured["ceilings"] = ceilings.measure(threads).rows()
     for count in threads:
         print(f"{len(cases)} cases on {count} thread(s)", file=sys.stderr, flush=True)
-        measured["records"] += runner.race(cases, count, names, seconds, _show)
+        with Race(names, count) as race:
+            measured |= {"versions": race.versions, "missing": race.missing}
+            for name, reason in race.missing.items():
+                print(f"{name} is missing: {reason}", file=sys.stderr)
+            for case in cases:
+                measured["records"].append(race.run(case, seconds))
+                print(report.progress_line(measured["records"][-1]), file=sys.stderr, flush=True)
     measured["machine"]["load after"] = machine.load()
     measured["minutes"] = (time.monotonic() - began) / 60
     return measured
-
-
-def _show(record):
-    """A line of progress."""
-    if "versions" in record:
-        text = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-        text += "".join(f"; {name}: {reason}" for name, reason in record["missing"].items())
-    else:
-        text = report.progress_line(record, OURS)
-    print(text, file=sys.stderr, flush=True)
 
 
 def _write(measured, path):

@@ -1,112 +1,137 @@
-"""A process of the race: cases on a number of threads, one line of JSON each.
-
-Started by `bench.runner`, which sets the environment that numbers of threads are read from.
-"""
+"""The race: cases one after the other, contestants in turns."""
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
-import json
-import os
-import sys
+import tempfile
 import time
-import traceback
 from pathlib import Path
 
-from bench import agreement, contestants, problem, turns
-from bench.contestants.base import NotAvailable
-from bench.workloads import Case
+from bench import stats
+from bench.processes import Died, Missing, Process
+
+REFERENCE = "NumPy"  # whose float32 outputs all others are compared with
+ROUNDS, FEWEST_ROUNDS = 9, 3
 
 
-def run_case(case, field, reference, *, seconds, threads):
-    """Race one case.
+class Race:
+    """Contestants' processes on a number of threads.
 
-    Parameters
+    Attributes
     ----------
-    case : Case
-    field : dict of str to Contestant
-        Those who run.
-    reference : Contestant
-        Whose float32 outputs all others are compared with.
-    seconds : float
-        Budget of the timing.
-    threads : int
-
-    Returns
-    -------
-    dict
-        `results` of those timed, `absent` with reasons, `void` with what went wrong.
+    versions, missing : dict of str to str
+        Of those who run; why the others do not.
     """
-    began = time.perf_counter()
-    given = problem.make(case)
-    expected = _reference_outputs(given, reference)
-    record = {"case": dataclasses.asdict(case), "name": case.name, "threads": threads}
-    record["valid_steps"] = given.valid_steps
-    results, absent, void, calls = {}, {}, {}, {}
-    for name, adapter in field.items():
+
+    def __init__(self, names, threads):
+        self.names, self.threads = list(names), threads
+        self.versions, self.missing = {}, {}
+        self._processes = {}
+        for name in dict.fromkeys([*names, REFERENCE]):
+            try:
+                self._processes[name] = Process(name, threads)
+            except (Missing, Died) as reason:
+                self.missing[name] = str(reason)
+            else:
+                self.versions[name] = self._processes[name].version
+        if REFERENCE in self.missing:
+            raise SystemExit(f"bench: no {REFERENCE} to compare with: {self.missing[REFERENCE]}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self._processes.values():
+            process.close()
+
+    def run(self, case, seconds):
+        """Race one case.
+
+        Parameters
+        ----------
+        case : Case
+        seconds : float
+            Budget of the timing, about; `FEWEST_ROUNDS` rounds are made whatever they take.
+
+        Returns
+        -------
+        dict
+            `results` of those timed by variant, `absent` with reasons, `void` with what failed.
+        """
+        began = time.perf_counter()
+        record = {
+            "case": dataclasses.asdict(case),
+            "name": case.name,
+            "threads": self.threads,
+            "results": {},
+            "absent": {},
+            "void": {},
+        }
+        self._prepare(case, record)
+        if record["results"]:
+            self._take_turns(record, seconds, single_calls=case.workload == "step")
+        record["took"] = time.perf_counter() - began
+        return record
+
+    def _prepare(self, case, record):
+        """Ask everyone to make ready and to compare; the reference's outputs pass by a file."""
+        fields = dataclasses.asdict(case)
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder, "reference.npz"))
+            answer = self._order(REFERENCE, "reference", case=fields, path=path)
+            if "failed" in answer:
+                raise SystemExit(f"bench: {REFERENCE} on {case.name}: {answer['failed']}")
+            record["valid_steps"] = answer["valid_steps"]
+            for name in self.names:
+                if name in self.missing:
+                    continue
+                answer = self._order(name, "prepare", case=fields, path=path)
+                if "failed" in answer:
+                    record["void"][name] = answer["failed"]
+                elif "absent" in answer:
+                    record["absent"][name] = answer["absent"]
+                else:
+                    record["void"] |= answer["void"]
+                    for variant, facts in answer["ready"].items():
+                        record["results"][variant] = {"contestant": name, "turns": [], **facts}
+
+    def _take_turns(self, record, seconds, single_calls):
+        results = record["results"]
+        least = sum(2 * r["estimate"] for r in results.values())  # to warm up, to time
+        rounds = max(FEWEST_ROUNDS, min(ROUNDS, int(seconds / least)))
+        each = seconds / rounds / len(results) / (2 if single_calls else 1)
+        for number in range(rounds):
+            variants = list(results)
+            start = number % len(variants)  # nobody always comes after the same neighbour
+            for variant in variants[start:] + variants[:start]:
+                if variant not in results:
+                    continue
+                result = results[variant]
+                answer = self._order(
+                    result["contestant"],
+                    "turn",
+                    variant=variant,
+                    repeats=max(1, int(each / result["estimate"])),
+                    single_calls=single_calls,
+                )
+                if "failed" in answer:
+                    self._give_up(record, result["contestant"], answer["failed"])
+                else:
+                    result["turns"].append(answer["seconds"])
+        for variant, result in list(results.items()):
+            result["seconds"] = stats.median(result["turns"])
+            result |= self._order(result["contestant"], "percentiles", variant=variant)
+
+    @staticmethod
+    def _give_up(record, name, reason):
+        """All of a contestant's variants are void: its process may have gone with them."""
+        for variant in [v for v, r in record["results"].items() if r["contestant"] == name]:
+            del record["results"][variant]
+            record["void"][variant] = reason
+
+    def _order(self, name, do, **arguments):
+        """An order to a contestant; one whose process dies has failed, and gets another."""
         try:
-            entries = adapter.entries(given)
-        except NotAvailable as reason:
-            absent[name] = str(reason)
-            continue
-        except Exception as error:  # a peer's failure is a result, not ours to hide or to die of
-            traceback.print_exc()
-            void[name] = f"{type(error).__name__}: {error}"
-            continue
-        for variant, entry in entries.items():
-            try:
-                first = turns.once(entry.call)
-                error = agreement.difference(expected, entry.outputs())
-            except Exception as failure:
-                traceback.print_exc()
-                void[variant] = f"{type(failure).__name__}: {failure}"
-                continue
-            if not error <= agreement.tolerance(case):
-                void[variant] = f"differs by {error:.1e}, allowed {agreement.tolerance(case):.0e}"
-                continue
-            results[variant] = {"contestant": name, "first": first, "error": error}
-            calls[variant] = entry.call
-    if calls:
-        timings = turns.interleaved(
-            calls, seconds, single_calls=case.workload == "step", shared=threads > 1
-        )
-        for variant, timing in timings.items():
-            results[variant] |= timing.record()
-    took = time.perf_counter() - began
-    return record | {"results": results, "absent": absent, "void": void, "took": took}
-
-
-def _reference_outputs(given, reference):
-    case = dataclasses.replace(given.case, precision="float32")
-    entries = reference.entries(dataclasses.replace(given, case=case))
-    return next(iter(entries.values())).outputs()
-
-
-def main(plan_path, results_path):
-    """Race the cases of a plan written by `bench.runner`."""
-    plan = json.loads(Path(plan_path).read_text(encoding="utf-8"))
-    if plan["cpus"]:
-        os.sched_setaffinity(0, plan["cpus"])
-    threads = plan["threads"]
-    with open(results_path, "a", encoding="utf-8") as out:
-
-        def write(record):
-            out.write(json.dumps(record) + "\n")
-            out.flush()
-
-        field, versions, missing = {}, {}, {}
-        for name in plan["contestants"]:
-            try:
-                field[name] = contestants.load(name, threads)
-                versions[name] = field[name].version()
-            except NotAvailable as reason:
-                missing[name] = str(reason)
-        write({"versions": versions, "missing": missing})
-        reference = contestants.load("NumPy", threads)
-        for fields in plan["cases"]:
-            case = Case(**fields)
-            write({"begun": case.name})
-            write(run_case(case, field, reference, seconds=plan["seconds"], threads=threads))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+            return self._processes[name].order(do, **arguments)
+        except Died as reason:
+            self._processes[name] = Process(name, self.threads)
+            return {"failed": str(reason)}

@@ -11,14 +11,13 @@ from bench.workloads import PRECISIONS, WORKLOADS
 PEERS = [name for name in MODULES if name != OURS]
 
 
-def progress_line(record, ours):
+def progress_line(record):
     """One case while the race runs."""
-    times = ", ".join(
-        f"{name} {duration(result['seconds'])}" for name, result in record["results"].items()
-    )
-    void = "".join(f"; VOID {name}: {reason}" for name, reason in record["void"].items())
-    missing = "" if ours in record["results"] else f"; {ours}: {record['absent'].get(ours, 'void')}"
-    return f"{record['threads']} thr {record['name']}: {times}{void}{missing}"
+    times = [f"{name} {duration(r['seconds'])}" for name, r in record["results"].items()]
+    times += [f"{name} VOID ({reason})" for name, reason in record["void"].items()]
+    if OURS in record["absent"]:
+        times.append(f"{OURS}: {record['absent'][OURS]}")
+    return f"{record['threads']} thr {record['name']}: {', '.join(times)}"
 
 
 def markdown(measured):
@@ -45,17 +44,15 @@ def markdown(measured):
 
 def _head(measured):
     facts = dict(measured["machine"])
-    versions, missing = {}, {}
-    for record in measured["records"]:
-        versions |= record.get("versions", {})
-        missing |= record.get("missing", {})
     lines = [
         f"Written by `{measured['command'].strip()}`, {measured['date']}; "
         f"{measured['minutes']:.0f} minutes. How to read it: [README.md](README.md).",
         "",
         table(["machine", ""], facts.items()),
         "",
-        table(["contestant", "version"], [*versions.items(), *missing.items()]),
+        table(
+            ["contestant", "version"], [*measured["versions"].items(), *measured["missing"].items()]
+        ),
         "",
         f"Threads: {', '.join(map(str, measured['threads']))}. Budget of a case: "
         f"{measured['seconds']:g} s. Times are medians of turns. A ratio is the median, turn by "
@@ -118,7 +115,9 @@ def _race_table(chosen):
 def _mine(row, seconds):
     if seconds:
         return duration(seconds)
-    return "void" if OURS in row.record["void"] else "not available"
+    if OURS in row.record["void"]:
+        return "void"
+    return "not available" if OURS in row.record["absent"] else "-"
 
 
 def _theirs(row, name):

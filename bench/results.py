@@ -80,4 +80,4 @@ class Row:
 def rows(measured):
     """The rows of a whole race."""
     found = ceilings.Ceilings.of_rows(measured["ceilings"])
-    return [Row(record, found) for record in measured["records"] if "case" in record]
+    return [Row(record, found) for record in measured["records"]]

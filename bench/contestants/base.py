@@ -25,10 +25,13 @@ class Entry:
         Arrays to be compared, computed from the problem's own start by means of `call`: h after
         `STEPS_COMPARED` steps; y of a sequence; dx and the gradients of the weights in their
         order; losses of `LOSSES_COMPARED` steps.
+    held : tuple
+        Arrays that a runtime reads without holding them itself.
     """
 
     call: Callable
     outputs: Callable
+    held: tuple = ()
 
 
 class Contestant:

@@ -55,13 +55,14 @@ class OpenVino(Contestant):
                 call()
             return [states[STEPS_COMPARED % 2]["h"][0].copy()]
 
-        return {self.name: Entry(call, outputs)}
+        return {self.name: Entry(call, outputs, held=(problem, states))}
 
     def sequence(self, problem):
         """One request."""
         compiled = self._compiled(problem)
         request = compiled.create_infer_request()
         request.set_tensor("x", openvino.Tensor(problem.x, shared_memory=True))
+        lengths = None
         if problem.lengths is not None:
             lengths = problem.lengths.astype(np.int32)
             request.set_tensor("lengths", openvino.Tensor(lengths, shared_memory=True))
@@ -76,7 +77,7 @@ class OpenVino(Contestant):
             call()
             return [(y[:, 0] if y.ndim == 4 else y).copy()]
 
-        return {self.name: Entry(call, outputs)}
+        return {self.name: Entry(call, outputs, held=(problem, lengths, y))}
 
     def _compiled(self, problem):
         precision = problem.case.precision
