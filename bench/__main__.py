@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from bench import ceilings, machine, report
-from bench.contestants import MODULES
+from bench import ceilings, crowded, engine_calls, footprint, machine, report
+from bench.contestants import MODULES, OURS
 from bench.race import Race
 from bench.workloads import WORKLOADS, selected
 
@@ -66,6 +66,12 @@ def parser():
     options.add_argument(
         "--render", type=Path, metavar="JSON", help="measure nothing, report what --json has kept"
     )
+    options.add_argument(
+        "--cases-only",
+        action="store_true",
+        help="neither calls from C, nor the busy process, nor import time and sizes; so it is also "
+        "with --workload or --cell",
+    )
     options.add_argument("--list", action="store_true", help="name the cases chosen, and stop")
     return options
 
@@ -110,6 +116,7 @@ def measure(options, cases):
     threads = options.threads or [n for n in (1, 2) if n <= machine.cpu_count()]
     threads = sorted(set(threads))
     names = [name for name in MODULES if not options.contestant or name in options.contestant]
+    filtered = options.cases_only or options.workload or options.cell
     seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
     measured = {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -130,9 +137,25 @@ def measure(options, cases):
             for case in cases:
                 measured["records"].append(race.run(case, seconds))
                 print(report.progress_line(measured["records"][-1]), file=sys.stderr, flush=True)
+    if OURS in names and not filtered:
+        _measure_the_rest(measured, names, threads, seconds)
     measured["machine"]["load after"] = machine.load()
     measured["minutes"] = (time.monotonic() - began) / 60
     return measured
+
+
+def _measure_the_rest(measured, names, threads, seconds):
+    """What is not a case: calls from C, a busy machine, what an import costs."""
+    print("calls from C", file=sys.stderr, flush=True)
+    measured["engine_calls"] = [
+        call for count in threads for call in engine_calls.measure(count, seconds)
+    ]
+    if crowded.available():
+        print("two threads beside a busy process", file=sys.stderr, flush=True)
+        measured["crowded"] = crowded.measure(seconds)
+    print("import time, memory, size", file=sys.stderr, flush=True)
+    present = [name for name in names if name not in measured["missing"]]
+    measured["footprint"] = footprint.measure(present)
 
 
 def _write(measured, path):

@@ -42,16 +42,23 @@ def environment(threads):
 class Process:
     """A contestant's process.
 
+    Parameters
+    ----------
+    name : str
+    threads : int
+    bound_to : list of int, optional
+        CPUs it may use; by default as many as it has threads.
+
     Attributes
     ----------
     version : str
     """
 
-    def __init__(self, name, threads):
+    def __init__(self, name, threads, bound_to=None):
         self.name, self.threads = name, threads
         command = [sys.executable, "-m", "bench.worker", name, str(threads)]
         self._process = subprocess.Popen(
-            [*command, json.dumps(cpus(threads))],
+            [*command, json.dumps(cpus(threads) if bound_to is None else bound_to)],
             cwd=ROOT,
             env=environment(threads),
             stdin=subprocess.PIPE,

@@ -3,9 +3,9 @@
 
 import collections
 
-from bench import agreement, results
+from bench import agreement, bars, results
 from bench.contestants import MODULES, OURS
-from bench.tables import digits, duration, percent, ratio, table
+from bench.tables import digits, duration, megabytes, percent, ratio, table
 from bench.workloads import PRECISIONS, WORKLOADS
 
 PEERS = [name for name in MODULES if name != OURS]
@@ -38,7 +38,8 @@ def markdown(measured):
                     parts.append(_latency_table(chosen))
                 if workload == "characters":
                     parts.append(_tokens_table(chosen))
-    parts.append(_not_raced(found))
+    parts += [_engine_calls(measured), _crowded(measured), _footprint(measured), _not_raced(found)]
+    parts.append("## Bars\n\n" + bars.markdown(bars.evaluate(found, measured)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -159,6 +160,57 @@ def _tokens_table(chosen):
         cells = [f"{tokens / f[1]['seconds']:,.0f}" if f else "-" for f in found]
         rows.append([row.case.name, row.threads, *cells])
     return table(head, rows)
+
+
+def _engine_calls(measured):
+    """The engine called from C."""
+    rows = [
+        [
+            f"{call['kind']} {call['cell']}" + (" B=32 T=50" * (call["kind"] == "training")),
+            call["hidden"],
+            call["threads"],
+            duration(call["seconds"]) if call["seconds"] else "not available",
+        ]
+        for call in measured.get("engine_calls", [])
+    ]
+    if not rows:
+        return ""
+    return "## The engine called from C\n\n" + table(["call", "H", "threads", OURS], rows)
+
+
+def _crowded(measured):
+    """Two threads beside a busy process."""
+    rows = [
+        [row["name"], duration(row["one"]), duration(row["two"]), f"{row['slowdown']:.2f}x"]
+        for row in measured.get("crowded", [])
+    ]
+    if not rows:
+        return ""
+    head = ["case", f"{OURS}, 1 thread", "2 threads", "2 threads take"]
+    title = "## Two threads with another busy process on the machine\n\n"
+    return title + table(head, rows)
+
+
+def _footprint(measured):
+    """Import time, memory, size."""
+    found = measured.get("footprint", [])
+    if not found:
+        return ""
+    head = ["", "import, ms", "resident after it, MB", "its own files, MB", "with needs, MB"]
+    rows = [
+        [
+            row["name"],
+            digits(1e3 * row["import"]),
+            *(megabytes(row[key]) for key in ("resident", "own", "installed")),
+        ]
+        for row in found
+    ]
+    text = "## Import time, memory, size\n\n" + table(head, rows)
+    for row in found:
+        if "wheel" in row:
+            text += f"\n\nThe files of {row['name']}'s wheel, compressed: "
+            text += f"{megabytes(row['wheel'])} MB."
+    return text
 
 
 def _not_raced(found):

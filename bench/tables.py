@@ -38,3 +38,8 @@ def ratio(number):
 def percent(share):
     """A share as a percentage."""
     return f"{100 * share:.0f} %"
+
+
+def megabytes(size):
+    """Bytes in megabytes."""
+    return digits(size / 1e6)
