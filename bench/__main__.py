@@ -13,7 +13,7 @@ from bench.race import Race
 from bench.workloads import WORKLOADS, selected
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-SECONDS, QUICK_SECONDS = 2.5, 1.0
+SECONDS, QUICK_SECONDS = 2.0, 0.7
 
 
 def parser():

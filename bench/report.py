@@ -109,8 +109,9 @@ def _race_table(chosen):
         if precision != "float32":
             cells += [f"{r['error']:.1e}" if r else "-" for r in (row.ours, peer and peer[1])]
         rows.append(cells)
-    tolerance = f"Outputs agree within {agreement.tolerance(chosen[0].case):.0e} of the largest."
-    return table(head, rows) + "\n\n" + tolerance
+    case = chosen[0].case
+    agreed = f"Everybody's {agreement.kind(case)} agree within {agreement.tolerance(case):.0e}."
+    return table(head, rows) + "\n\n" + agreed
 
 
 def _mine(row, seconds):

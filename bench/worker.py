@@ -59,7 +59,7 @@ class Worker:
         for variant, entry in entries.items():
             first = turns.once(entry.call)
             outputs = entry.outputs()
-            error = 0.0 if expected is None else agreement.difference(expected, outputs)
+            error = 0.0 if expected is None else agreement.difference(case, expected, outputs)
             if error <= agreement.tolerance(case):
                 seconds = turns.estimate(entry.call)
                 ready[variant] = {"first": first, "error": error, "estimate": seconds}
