@@ -145,7 +145,7 @@ def _steps(rows):
     for hidden, least in ((128, 2), (256, 1.3), (512, 1.15)):
         chosen = _of(rows, "step", hidden=hidden)
         bar = _against(f"streaming step, H = {hidden}", chosen, least)
-        shares = [row.floor / row.ours["seconds"] for row in chosen if row.ours]
+        shares = [row.floor_share(row.ours["seconds"]) for row in chosen if row.ours]
         if not shares:
             yield dataclasses.replace(bar, aim="the bandwidth floor")
             continue

@@ -133,19 +133,38 @@ def cost(case, valid_steps):
     return Cost(operations, read * BYTES[case.precision], case.steps)
 
 
-def floor(case, valid_steps, ceilings, threads):
-    """Least seconds of a call: arithmetic at peak, or the weights at the bandwidth of their place.
+@dataclasses.dataclass(frozen=True)
+class Floors:
+    """Least seconds of a call: what its arithmetic takes at peak, and what reading weights takes.
 
-    For a few rows the two floors are taken part by part: the input part of a sequence is bound by
-    arithmetic, its steps by whichever is larger.
+    Attributes
+    ----------
+    arithmetic, reading : float
+        Each alone.
+    together : float
+        The larger one, part by part: the input part of a sequence is bound by arithmetic, its steps
+        by whichever is larger.
     """
+
+    arithmetic: float
+    reading: float
+    together: float
+
+    @property
+    def bound(self):
+        """Which of the two is larger."""
+        return "arithmetic" if self.arithmetic >= self.reading else "reading weights"
+
+
+def floors(case, valid_steps, ceilings, threads):
+    """Floors of one call of a case whose rows have `valid_steps` steps together."""
     found = cost(case, valid_steps)
     arithmetic = found.operations / ceilings.peak(case.precision, threads)
+    reading = found.passes * found.weights / ceilings.bandwidth(found.weights, threads)
     if case.trains:
-        return arithmetic
-    speed = ceilings.bandwidth(found.weights, threads)
-    reading = found.passes * found.weights / speed
+        return Floors(arithmetic, 0.0, arithmetic)
     if case.steps == 1:
-        return max(arithmetic, reading)
-    share = sum(case.hidden for _ in case.widths) / sum(w + case.hidden for w in case.widths)
-    return arithmetic * (1 - share) + max(arithmetic * share, reading)
+        return Floors(arithmetic, reading, max(arithmetic, reading))
+    share = case.layers * case.hidden / sum(width + case.hidden for width in case.widths)
+    together = arithmetic * (1 - share) + max(arithmetic * share, reading)
+    return Floors(arithmetic, reading, together)

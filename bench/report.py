@@ -38,6 +38,7 @@ def markdown(measured):
                     parts.append(_latency_table(chosen))
                 if workload == "characters":
                     parts.append(_tokens_table(chosen))
+    parts.append(_lost(found))
     parts += [_engine_calls(measured), _crowded(measured), _footprint(measured), _not_raced(found)]
     parts.append("## Bars\n\n" + bars.markdown(bars.evaluate(found, measured)))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -102,7 +103,7 @@ def _race_table(chosen):
         cells += [_mine(row, seconds), percent(row.peak_share(seconds)) if seconds else "-"]
         if not trains:
             cells.append(_weights(row, seconds))
-        cells.append(percent(row.floor / seconds) if seconds else "-")
+        cells.append(percent(row.floor_share(seconds)) if seconds else "-")
         cells += [_theirs(row, name) for name in peers]
         peer = row.best_peer()
         cells += [peer[0] if peer else "-", ratio(row.ratio())]
@@ -161,6 +162,24 @@ def _tokens_table(chosen):
         cells = [f"{tokens / f[1]['seconds']:,.0f}" if f else "-" for f in found]
         rows.append([row.case.name, row.threads, *cells])
     return table(head, rows)
+
+
+def _lost(found):
+    """Every cell in which a peer is faster, and how far both are from the floor."""
+    pairs = [(row.ratio(), row) for row in found]
+    lost = [(ratio, row) for ratio, row in pairs if ratio is not None and ratio < 1]
+    raced = sum(ratio is not None for ratio, _ in pairs)
+    title = f"## Lost: {len(lost)} of {raced} cells\n\n"
+    if not lost:
+        return title + "No peer was faster than us in any cell."
+    rows = []
+    for number, row in sorted(lost, key=lambda pair: pair[0]):
+        name, peer = row.best_peer()
+        shares = [percent(row.floor_share(side["seconds"])) for side in (row.ours, peer)]
+        cells = [row.case.name, row.threads, name, ratio(number), row.floors.bound, *shares]
+        rows.append(cells)
+    head = ["case", "threads", "faster", "ratio", "larger floor", "floor / our time", "theirs"]
+    return title + table(head, rows)
 
 
 def _engine_calls(measured):

@@ -61,9 +61,13 @@ class Row:
         return ceilings.cost(self.case, self.record["valid_steps"])
 
     @property
-    def floor(self):
+    def floors(self):
         """Least seconds of a call on this machine."""
-        return ceilings.floor(self.case, self.record["valid_steps"], self.ceilings, self.threads)
+        return ceilings.floors(self.case, self.record["valid_steps"], self.ceilings, self.threads)
+
+    def floor_share(self, seconds):
+        """The larger floor over `seconds`: at 1 there is nothing left to gain."""
+        return self.floors.together / seconds
 
     def peak_share(self, seconds):
         """Arithmetic done in `seconds`, as a share of the machine's peak."""
