@@ -77,19 +77,21 @@ def parser():
 
 
 def _threads(text):
-    number = int(text)
-    if not 1 <= number <= machine.cpu_count():
-        raise argparse.ArgumentTypeError(
-            f"is {number}, expected 1 to {machine.cpu_count()}, the CPUs of this process"
-        )
-    return number
+    if text.isdigit() and 1 <= int(text) <= machine.cpu_count():
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"is {text}, expected 1 to {machine.cpu_count()}, the CPUs of this process"
+    )
 
 
 def _seconds(text):
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
-    return number
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if 0 < number < float("inf"):
+        return number
+    raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
 
 
 def main(arguments=None):
@@ -104,48 +106,61 @@ def main(arguments=None):
     if options.list:
         print("\n".join(case.name for case in cases))
         return 0
-    measured = measure(options, cases)
-    if options.json:
-        options.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
-    return _write(measured, options.output)
+    return _write(measure(options, cases), options.output)
 
 
 def measure(options, cases):
-    """Everything the report is made from, as JSON can keep it."""
+    """Everything the report is made from, as JSON can keep it.
+
+    Ctrl-C ends the race early; what was measured until then is reported, and says so.
+    """
     began = time.monotonic()
     threads = options.threads or [n for n in (1, 2) if n <= machine.cpu_count()]
-    threads = sorted(set(threads))
-    names = [name for name in MODULES if not options.contestant or name in options.contestant]
-    filtered = options.cases_only or options.workload or options.cell
-    seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
     measured = {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "command": "python -m bench " + " ".join(sys.argv[1:]),
         "machine": machine.describe(),
-        "threads": threads,
-        "seconds": seconds,
+        "threads": sorted(set(threads)),
+        "seconds": options.seconds or (QUICK_SECONDS if options.quick else SECONDS),
         "records": [],
     }
     print("ceilings of the machine", file=sys.stderr, flush=True)
-    measured["ceilings"] = ceilings.measure(threads).rows()
-    for count in threads:
+    measured["ceilings"] = ceilings.measure(measured["threads"]).rows()
+
+    def keep():
+        measured["machine"]["load after"] = machine.load()
+        measured["minutes"] = (time.monotonic() - began) / 60
+        if options.json:
+            options.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+
+    try:
+        _race(measured, options, cases, keep)
+    except KeyboardInterrupt:
+        measured["command"] += " (interrupted)"
+    keep()
+    return measured
+
+
+def _race(measured, options, cases, keep):
+    """All cases on each number of threads, then what is not a case; `keep` after each."""
+    names = [name for name in MODULES if not options.contestant or name in options.contestant]
+    for count in measured["threads"]:
         print(f"{len(cases)} cases on {count} thread(s)", file=sys.stderr, flush=True)
         with Race(names, count) as race:
             measured |= {"versions": race.versions, "missing": race.missing}
             for name, reason in race.missing.items():
                 print(f"{name} is missing: {reason}", file=sys.stderr)
             for case in cases:
-                measured["records"].append(race.run(case, seconds))
+                measured["records"].append(race.run(case, measured["seconds"]))
                 print(report.progress_line(measured["records"][-1]), file=sys.stderr, flush=True)
-    if OURS in names and not filtered:
-        _measure_the_rest(measured, names, threads, seconds)
-    measured["machine"]["load after"] = machine.load()
-    measured["minutes"] = (time.monotonic() - began) / 60
-    return measured
+                keep()
+    if OURS in names and not (options.cases_only or options.workload or options.cell):
+        _measure_the_rest(measured, names)
 
 
-def _measure_the_rest(measured, names, threads, seconds):
+def _measure_the_rest(measured, names):
     """What is not a case: calls from C, a busy machine, what an import costs."""
+    threads, seconds = measured["threads"], measured["seconds"]
     print("calls from C", file=sys.stderr, flush=True)
     measured["engine_calls"] = [
         call for count in threads for call in engine_calls.measure(count, seconds)

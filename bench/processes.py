@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +18,9 @@ THREAD_VARIABLES = (
     "BLIS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+
+
+PATIENCE = 600  # seconds for an answer
 
 
 class Died(Exception):
@@ -74,12 +78,16 @@ class Process:
 
     def order(self, do, **arguments):
         """Give an order and wait for its answer, see `bench.worker.Worker`."""
+        late = threading.Timer(PATIENCE, self._process.kill)
+        late.start()
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
+            return self._answer()
         except OSError:
             raise Died(self._end()) from None
-        return self._answer()
+        finally:
+            late.cancel()
 
     def _answer(self):
         line = self._process.stdout.readline()
@@ -90,6 +98,8 @@ class Process:
     def _end(self):
         status = self._process.wait()
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+        if status == -signal.SIGKILL:
+            how += f", which is how one ends that does not answer for {PATIENCE} s"
         self.close()
         return f"its process ended with {how}"
 

@@ -1,6 +1,7 @@
 """The race: cases one after the other, contestants in turns."""
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
 import dataclasses
 import tempfile
 import time
@@ -133,5 +134,6 @@ class Race:
         try:
             return self._processes[name].order(do, **arguments)
         except Died as reason:
-            self._processes[name] = Process(name, self.threads)
+            with contextlib.suppress(Missing, Died):  # then every order to it fails the same way
+                self._processes[name] = Process(name, self.threads)
             return {"failed": str(reason)}

@@ -50,10 +50,12 @@ def _head(measured):
         f"Written by `{measured['command'].strip()}`, {measured['date']}; "
         f"{measured['minutes']:.0f} minutes. How to read it: [README.md](README.md).",
         "",
-        table(["machine", ""], facts.items()),
+        table(["machine", ""], facts.items(), left=2),
         "",
         table(
-            ["contestant", "version"], [*measured["versions"].items(), *measured["missing"].items()]
+            ["contestant", "version"],
+            [*measured.get("versions", {}).items(), *measured.get("missing", {}).items()],
+            left=2,
         ),
         "",
         f"Threads: {', '.join(map(str, measured['threads']))}. Budget of a case: "
@@ -246,7 +248,7 @@ def _not_raced(found):
     ]
     if not rows:
         return ""
-    return "## Not raced\n\n" + table(["contestant", "", "why", "cases"], rows)
+    return "## Not raced\n\n" + table(["contestant", "", "why", "cases"], rows, left=4)
 
 
 def _listed(names):

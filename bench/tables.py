@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
 
-def table(head, rows):
-    """A Markdown table; the first column is left-aligned, the others to the right."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "|".join(["---", *["---:"] * (len(head) - 1)])]
-    lines[1] += "|"
+def table(head, rows, left=1):
+    """A Markdown table; the first `left` columns are left-aligned, the others to the right."""
+    rule = ["---"] * min(left, len(head)) + ["---:"] * (len(head) - left)
+    lines = ["| " + " | ".join(head) + " |", "|" + "|".join(rule) + "|"]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return "\n".join(lines)
 
@@ -22,9 +22,9 @@ def duration(seconds):
 
 def digits(number):
     """A number with three digits."""
-    if number >= 100:
+    if number >= 99.95:
         return f"{number:,.0f}"
-    return f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+    return f"{number:.1f}" if number >= 9.995 else f"{number:.2f}"
 
 
 def ratio(number):
