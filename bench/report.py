@@ -169,8 +169,10 @@ def _tokens_table(chosen):
 def _lost(found):
     """Every cell in which a peer is faster, and how far both are from the floor."""
     pairs = [(row.ratio(), row) for row in found]
-    lost = [(ratio, row) for ratio, row in pairs if ratio is not None and ratio < 1]
-    raced = sum(ratio is not None for ratio, _ in pairs)
+    lost = [(number, row) for number, row in pairs if number is not None and number < 1]
+    raced = sum(number is not None for number, _ in pairs)
+    if not raced:
+        return ""
     title = f"## Lost: {len(lost)} of {raced} cells\n\n"
     if not lost:
         return title + "No peer was faster than us in any cell."

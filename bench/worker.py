@@ -9,6 +9,7 @@ nobody with it. Started by `bench.processes`.
 import dataclasses
 import json
 import os
+import signal
 import sys
 import traceback
 
@@ -95,6 +96,7 @@ class Worker:
 
 def main(name, threads, cpus):
     """Serve until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the race, which ends its workers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to stderr
     if cpus:

@@ -52,7 +52,7 @@ struct model *model_create(rnn_cell cell, size_t hidden, int directions, size_t 
     *model = (struct model){
         .cell = cell, .hidden = hidden, .rows = rows, .steps = steps, .directions = directions};
     model->parameters = new_array(2 * model_parameters(model), 1.0f / sqrtf((float)hidden));
-    for (int k = 0; k < 2; k++) {
+    for (size_t k = 0; k < 2; k++) {
         const rnn_gradients p = parts(model, model->parameters + k * model_parameters(model));
         model->weights[k] = (rnn_weights){p.w_ih, p.w_hh, p.b_ih, p.b_hh};
     }
