@@ -203,7 +203,7 @@ def _training(rows):
 
 
 def _characters(rows):
-    chosen = _of(rows, "characters")
+    chosen = _of(rows, "characters", cell="lstm")
     yield _against("character model / PyTorch", chosen, 1.2, aim=1.35, among=["PyTorch"])
     low = _of(rows, "characters", "bfloat16")
     yield _against("character model, bfloat16 / PyTorch", low, 1.0, among=["PyTorch"])
