@@ -21,10 +21,12 @@ static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * u
 
 size_t rnn_low_work(size_t rows, size_t input, size_t hidden) {
     const size_t held = rows > RNN_LOW_ROWS ? rows : RNN_LOW_ROWS;
-    const size_t row =
-        (round_up(input, RNN_LANES) + round_up(hidden, RNN_LANES)) * ACTIVATION_BYTES +
-        2 * sizeof(float);
-    return round_up(held * row + 2 * RNN_ALIGNMENT, RNN_ALIGNMENT);
+    const size_t values = round_up(input, RNN_LANES) + round_up(hidden, RNN_LANES);
+    size_t bytes;
+    if (__builtin_mul_overflow(held, values * ACTIVATION_BYTES + 2 * sizeof(float), &bytes) ||
+        bytes > PTRDIFF_MAX)
+        return PTRDIFF_MAX;
+    return round_up(bytes + 2 * RNN_ALIGNMENT, RNN_ALIGNMENT);
 }
 
 static uint16_t to_bfloat16(float x) {

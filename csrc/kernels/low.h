@@ -22,7 +22,7 @@ struct rnn_low_kernels {
 };
 
 /* Bytes of work that a thread needs for rows of `input` and `hidden` activations, a multiple of
- * RNN_ALIGNMENT; the sizes were checked when the weights were packed. */
+ * RNN_ALIGNMENT, or more than can be allocated; the latter two were checked with the weights. */
 size_t rnn_low_work(size_t rows, size_t input, size_t hidden);
 
 #endif

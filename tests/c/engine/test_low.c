@@ -128,6 +128,13 @@ void test_low_errors(void) {
     FAILS(rnn_session_set_weights(s, RNN_WEIGHTS_INT8), RNN_ERR_UNSUPPORTED, "float64");
     NEED(rnn_session_set_weights(s, RNN_WEIGHTS_REAL));
     rnn_session_free(s);
+    const struct problem p = low_problem(RNN_CELL_GRU, 18);
+    float *inputs = new_inputs(&p, 1);
+    rnn_stream *stream;
+    NEED(make(engine, &p, inputs, RNN_WEIGHTS_INT8, &s));
+    FAILS(rnn_stream_create(s, SIZE_MAX / 64, 1, &stream), RNN_ERR_MEMORY, "address space");
+    rnn_session_free(s);
+    free(inputs);
     CHECK(rnn_engine_route(engine, (rnn_weight_format)-1, &native) == NULL, "");
     for (int format = 0; format < RNN_WEIGHTS_COUNT; format++)
         CHECK(rnn_engine_route(engine, (rnn_weight_format)format, &native)[0] && native >= 0, "");
