@@ -26,15 +26,16 @@
 
 enum {
     SPINS = 4000,       /* about 40 us of pauses, far above a step's imbalance */
-    STALLS_CROWDED = 2, /* stalls of a call from which on its CPUs count as crowded */
-    PEACE = 10          /* a caller then works alone for this many times as long as it waited */
+    STALLS_CROWDED = 2, /* stalls of a call from which on an elastic team shrinks */
+    LOST_MIN = 20000, /* ns a call waited for threads without a CPU, from which on it is crowded */
+    PEACE = 40        /* a caller then works alone for this many times as long as it waited */
 };
 
 /* A stall is a wait that outlasted the spinning for a thread that had no CPU. */
-static _Thread_local long switches; /* this thread's context switches when it last looked */
+static _Thread_local long switches;    /* this thread's context switches when it last looked, */
+static _Thread_local int64_t cpu_time; /* and the ns it had computed by then */
 
 #ifdef _OPENMP
-static _Thread_local int64_t slept; /* ns that this thread slept at the barriers of its team */
 static _Thread_local int64_t alone_until; /* ns, monotonic; 0: teams are welcome */
 
 /* Set in a forked child: OpenMP's pool did not survive, and waking it would wait for ever. */
@@ -52,6 +53,12 @@ static inline void pause_cpu(void) {
 #endif
 }
 
+static int64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
 /* Whether this thread lost its CPU since it was last asked. */
 static int was_switched(void) {
 #if defined(__linux__)
@@ -59,23 +66,19 @@ static int was_switched(void) {
     if (getrusage(RUSAGE_THREAD, &usage) != 0) return 0;
     const long before = switches;
     switches = usage.ru_nvcsw + usage.ru_nivcsw;
+    cpu_time = ((int64_t)usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000000 +
+               ((int64_t)usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
     return switches != before;
 #else
+    cpu_time = now();
     return 0;
 #endif
-}
-
-static int64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
 /* Leave the CPU until the phase is another. To sleep, not to yield: who yields to a program that
  * computes comes back after that program's time slice, milliseconds later. */
 static void sleep_in(rnn_team *team, int phase) {
     if (atomic_load(&team->started) < team->size) atomic_fetch_add(&team->stalls, 1);
-    const int64_t began = now();
 #if defined(__linux__)
     atomic_fetch_add(&team->sleepers, 1);
     while (atomic_load(&team->phase) == phase)
@@ -84,7 +87,6 @@ static void sleep_in(rnn_team *team, int phase) {
 #else
     while (atomic_load(&team->phase) == phase) sched_yield();
 #endif
-    slept += now() - began;
 }
 
 /* The last one is here: let the others go on. Where CPUs are too crowded for the team to run side
@@ -122,24 +124,30 @@ static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
 }
 
 #ifdef _OPENMP
+/* After a call that began when the clock said `began` and the caller had computed for `computed`:
+ * what it did not compute is lost to it. Alone for PEACE times as long, it loses a fortieth. */
+static void learn(rnn_team *team, int64_t began, int64_t computed) {
+    if (atomic_load(&team->stalls) == 0) return;
+    was_switched();
+    const int64_t ended = now(), lost = (ended - began) - (cpu_time - computed);
+    if (lost > LOST_MIN) alone_until = ended + PEACE * lost;
+}
+
 static void run_team(int threads, rnn_task task, void *context) {
     rnn_team team = {.size = threads};
-    int64_t finished = 0;
     if (!atomic_exchange(&watching_forks, 1)) pthread_atfork(NULL, NULL, in_child);
-    slept = 0;
+    was_switched();
+    const int64_t began = now(), computed = cpu_time;
 #pragma omp parallel num_threads(threads)
     {
         /* OpenMP may give fewer threads than asked for: the team is what came. */
         atomic_store(&team.size, omp_get_num_threads());
-        was_switched();
+        if (omp_get_thread_num() > 0) was_switched();
         atomic_fetch_add(&team.started, 1);
         run_rank(&team, omp_get_thread_num(), task, context);
-        if (omp_get_thread_num() == 0) finished = now() - slept;
         rnn_team_wait(&team);
     }
-    /* All that the caller waited is lost to it; alone for PEACE times as long, it loses a tenth. */
-    if (atomic_load(&team.stalls) >= STALLS_CROWDED)
-        alone_until = now() + PEACE * (now() - finished);
+    learn(&team, began, computed);
 }
 
 /* Whether the caller still works alone, after a team that found its CPUs crowded. */

@@ -21,7 +21,8 @@ ROUNDS = 5  # turns of each side in a cell of the table
 ROUNDS_IF_SLOW = 3  # where a call takes more than SLOW seconds: a machine with other work
 SLOW = 0.3
 TURN = 0.03  # seconds a turn, about
-REST = 0.2  # seconds before a turn on several threads: the other side's may still be spinning
+PAUSE = 0.05  # seconds of rest, over and over until no thread of the other side spins any more
+PAUSES = 20  # at most
 
 
 def rows():
@@ -133,8 +134,17 @@ def _turn(call, repeats):
     return (time.perf_counter() - began) / repeats
 
 
-def _compare(sides, rest):
-    """Median seconds of each side, in turns of about `TURN` seconds, `rest` seconds apart."""
+def _settle():
+    """Wait until this process computes nothing: a BLAS thread may spin long after its call."""
+    for _ in range(PAUSES):
+        before = time.process_time()
+        time.sleep(PAUSE)
+        if time.process_time() - before < PAUSE / 10:
+            return
+
+
+def _compare(sides, settle):
+    """Median seconds of each side, in turns of about `TURN` seconds."""
     repeats, slowest = [], 0.0
     for call in sides:
         call()
@@ -144,7 +154,7 @@ def _compare(sides, rest):
     taken = [[], []]
     for _ in range(ROUNDS_IF_SLOW if slowest > SLOW else ROUNDS):
         for call, times, count in zip(sides, taken, repeats, strict=True):
-            time.sleep(rest)
+            settle()
             call()
             times.append(_turn(call, count))
     return [statistics.median(times) for times in taken]
@@ -155,6 +165,6 @@ def main(threads):
     import rnncore
 
     rnncore.set_num_threads(threads)
-    rest = REST if threads > 1 else 0.0
+    settle = _settle if threads > 1 else lambda: None
     for kind, label, *shape in rows():
-        print(json.dumps([label, *_compare(_sides(kind, *shape), rest)]), flush=True)
+        print(json.dumps([label, *_compare(_sides(kind, *shape), settle)]), flush=True)
