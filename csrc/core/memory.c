@@ -61,10 +61,11 @@ rnn_status rnn_alloc_zero(void **memory, size_t count, size_t size) {
 
 void rnn_release(void *memory) { free(memory); }
 
-rnn_status rnn_arena_create(rnn_arena *arena, size_t size) {
+rnn_status rnn_arena_create(rnn_arena *arena, rnn_pool *pool, size_t size) {
+    arena->pool = pool;
     arena->used = 0;
     arena->size = size;
-    return rnn_alloc((void **)&arena->base, size, 1);
+    return rnn_pool_take(pool, (void **)&arena->base, size);
 }
 
 void *rnn_arena_take(rnn_arena *arena, size_t count, size_t size) {
@@ -76,6 +77,6 @@ void *rnn_arena_take(rnn_arena *arena, size_t count, size_t size) {
 }
 
 void rnn_arena_free(rnn_arena *arena) {
-    rnn_release(arena->base);
+    if (arena->base) rnn_pool_give(arena->pool, arena->base, arena->size);
     arena->base = NULL;
 }

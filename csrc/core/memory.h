@@ -5,6 +5,7 @@
 
 #include <stddef.h>
 
+#include "core/pool.h"
 #include "rnncore.h"
 
 #define RNN_ALIGNMENT 64
@@ -18,14 +19,15 @@ void rnn_release(void *memory);
 /* *total = *total + count * size rounded up to the alignment; fails when that overflows. */
 rnn_status rnn_size_add(size_t *total, size_t count, size_t size);
 
-/* One allocation cut into aligned pieces: add up sizes with rnn_arena_need, allocate once, then
+/* One block of a pool cut into aligned pieces: add up sizes with rnn_size_add, create once, then
  * take the same pieces in any order. */
 typedef struct rnn_arena {
+    rnn_pool *pool;
     char *base;
     size_t used, size;
 } rnn_arena;
 
-rnn_status rnn_arena_create(rnn_arena *arena, size_t size);
+rnn_status rnn_arena_create(rnn_arena *arena, rnn_pool *pool, size_t size);
 void *rnn_arena_take(rnn_arena *arena, size_t count, size_t size);
 void rnn_arena_free(rnn_arena *arena);
 

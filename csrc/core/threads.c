@@ -5,7 +5,9 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 
 #if defined(__linux__)
 #include <linux/futex.h>
@@ -25,15 +27,15 @@
 enum {
     SPINS = 4000,       /* about 40 us of pauses, far above a step's imbalance */
     STALLS_CROWDED = 2, /* stalls of a call from which on its CPUs count as crowded */
-    REST_MAX = 64       /* calls at most that a thread then makes alone before it tries again */
+    PEACE = 10          /* a caller then works alone for this many times as long as it waited */
 };
 
 /* A stall is a wait that outlasted the spinning for a thread that had no CPU. */
 static _Thread_local long switches; /* this thread's context switches when it last looked */
 
 #ifdef _OPENMP
-static _Thread_local unsigned rest;     /* calls to make alone after the next crowded one */
-static _Thread_local unsigned rest_now; /* of these, how many are left */
+static _Thread_local int64_t slept; /* ns that this thread slept at the barriers of its team */
+static _Thread_local int64_t alone_until; /* ns, monotonic; 0: teams are welcome */
 
 /* Set in a forked child: OpenMP's pool did not survive, and waking it would wait for ever. */
 static atomic_int forked;
@@ -63,10 +65,17 @@ static int was_switched(void) {
 #endif
 }
 
+static int64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
 /* Leave the CPU until the phase is another. To sleep, not to yield: who yields to a program that
  * computes comes back after that program's time slice, milliseconds later. */
 static void sleep_in(rnn_team *team, int phase) {
     if (atomic_load(&team->started) < team->size) atomic_fetch_add(&team->stalls, 1);
+    const int64_t began = now();
 #if defined(__linux__)
     atomic_fetch_add(&team->sleepers, 1);
     while (atomic_load(&team->phase) == phase)
@@ -75,14 +84,14 @@ static void sleep_in(rnn_team *team, int phase) {
 #else
     while (atomic_load(&team->phase) == phase) sched_yield();
 #endif
+    slept += now() - began;
 }
 
 /* The last one is here: let the others go on. Where CPUs are too crowded for the team to run side
  * by side every barrier would cost a time slice, so an elastic team then becomes its first thread.
  */
 static void end_phase(rnn_team *team, int phase) {
-    const int slept = atomic_load(&team->sleepers) > 0;
-    if (slept && was_switched()) atomic_fetch_add(&team->stalls, 1);
+    if (atomic_load(&team->sleepers) > 0 && was_switched()) atomic_fetch_add(&team->stalls, 1);
     if (team->elastic && atomic_load(&team->stalls) >= STALLS_CROWDED) team->size = 1;
     atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
     atomic_store(&team->phase, phase + 1);
@@ -113,20 +122,11 @@ static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
 }
 
 #ifdef _OPENMP
-/* Each time a team finds its CPUs crowded, its caller works alone twice as long before it tries
- * again. */
-static void learn(const rnn_team *team) {
-    if (atomic_load(&team->stalls) >= STALLS_CROWDED) {
-        rest = rest == 0 ? 1 : rest < REST_MAX ? 2 * rest : REST_MAX;
-        rest_now = rest;
-    } else {
-        rest /= 2;
-    }
-}
-
 static void run_team(int threads, rnn_task task, void *context) {
     rnn_team team = {.size = threads};
+    int64_t finished = 0;
     if (!atomic_exchange(&watching_forks, 1)) pthread_atfork(NULL, NULL, in_child);
+    slept = 0;
 #pragma omp parallel num_threads(threads)
     {
         /* OpenMP may give fewer threads than asked for: the team is what came. */
@@ -134,17 +134,24 @@ static void run_team(int threads, rnn_task task, void *context) {
         was_switched();
         atomic_fetch_add(&team.started, 1);
         run_rank(&team, omp_get_thread_num(), task, context);
+        if (omp_get_thread_num() == 0) finished = now() - slept;
         rnn_team_wait(&team);
     }
-    learn(&team);
+    /* All that the caller waited is lost to it; alone for PEACE times as long, it loses a tenth. */
+    if (atomic_load(&team.stalls) >= STALLS_CROWDED)
+        alone_until = now() + PEACE * (now() - finished);
+}
+
+/* Whether the caller still works alone, after a team that found its CPUs crowded. */
+static int is_alone(void) {
+    if (alone_until != 0 && now() >= alone_until) alone_until = 0;
+    return alone_until != 0;
 }
 #endif
 
 void rnn_team_run(int threads, rnn_task task, void *context) {
 #ifdef _OPENMP
-    if (threads > 1 && rest_now > 0) {
-        rest_now--;
-    } else if (threads > 1 && !atomic_load(&forked) && !omp_in_parallel()) {
+    if (threads > 1 && !is_alone() && !atomic_load(&forked) && !omp_in_parallel()) {
         run_team(threads, task, context);
         return;
     }

@@ -27,7 +27,7 @@ void rnn_team_run(int threads, rnn_task task, void *context);
 
 /* Wait until every thread of the team is here: spins briefly, then sleeps. Beside programs that
  * keep the CPUs busy a team costs a few time slices a call, not one a barrier: an elastic one
- * shrinks, and the calling thread then works alone for some calls. Neither changes a result. */
+ * shrinks, and the calling thread then works alone for a while. Neither changes a result. */
 void rnn_team_wait(rnn_team *team);
 
 /* The part [*begin, *end) of `count` items for `rank` of `size`, in multiples of `unit`. */

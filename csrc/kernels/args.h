@@ -74,6 +74,8 @@ struct rnn_column_sum {
 struct rnn_step {
     size_t rows, hidden;
     size_t begin, end;
+    int descending; /* panels from the last to the first: steps that turn back at their end find the
+                       weights they read last still in the cache */
     /* The accumulators. With `gates`, the input part is already there: [rows][ld_gates] in panel
      * order, and with `keep` the activated gates are stored back. Without, start from the bias and
      * multiply x. */

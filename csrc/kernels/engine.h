@@ -3,6 +3,7 @@
 #ifndef RNN_KERNELS_ENGINE_H
 #define RNN_KERNELS_ENGINE_H
 
+#include "core/pool.h"
 #include "kernels/low.h"
 #include "kernels/table.h"
 #include "rnncore.h"
@@ -13,6 +14,7 @@ struct rnn_engine {
     const struct rnn_low_kernels *low[RNN_WEIGHTS_COUNT]; /* NULL for RNN_WEIGHTS_REAL */
     rnn_gemm gemm;
     rnn_blas_gemm blas[2]; /* by rnn_dtype; NULL without BLAS */
+    rnn_pool *pool;
 };
 
 static inline const struct rnn_kernels *rnn_kernels_of(const rnn_engine *engine, rnn_dtype dtype) {

@@ -8,7 +8,7 @@
 #include "core/status.h"
 #include "kernels/blas.h"
 
-enum { GRADIENT_ROWS = 256 }; /* rows of a block: its panel of b, 64 KiB of float, stays in L2 */
+enum { GRADIENT_ROWS = 384 }; /* rows of a block: its panel of b, 96 KiB of float, stays in L2 */
 
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -47,10 +47,19 @@ static int weight_row(const struct rnn_gates *gates, size_t m, size_t *row) {
     return held && unit + m % RNN_LANES < gates->units;
 }
 
+/* Elements of two vectors of four, by index. */
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (quad_indices){__VA_ARGS__})
+#endif
+
 #define real float
+#define integer int32_t
 #define NAME(name) name##_f32
 #include "kernels/pack.inc"
 #define real double
+#define integer int64_t
 #define NAME(name) name##_f64
 #include "kernels/pack.inc"
 
@@ -83,8 +92,11 @@ static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, 
     if (__builtin_mul_overflow(total, (size_t)RNN_LANES, &columns) ||
         __builtin_mul_overflow(columns, inner, &columns))
         return rnn_fail(RNN_ERR_MEMORY, "a weight of %zu x %zu is too large", inner, total);
-    RNN_TRY(rnn_alloc(&data, columns, rnn_kernels_of(engine, dtype)->real_size));
+    size_t bytes = 0;
+    RNN_TRY(rnn_size_add(&bytes, columns, rnn_kernels_of(engine, dtype)->real_size));
+    RNN_TRY(rnn_pool_take(engine->pool, &data, bytes));
     matrix->panels.data = data;
+    matrix->bytes = bytes;
     return RNN_OK;
 }
 
@@ -137,7 +149,8 @@ rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engin
 }
 
 void rnn_matrix_free(struct rnn_matrix *matrix) {
-    rnn_release((void *)matrix->panels.data);
+    if (matrix->panels.data)
+        rnn_pool_give(matrix->engine->pool, (void *)matrix->panels.data, matrix->bytes);
     matrix->panels.data = NULL;
 }
 
@@ -190,80 +203,122 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
     });
 }
 
-/* The parts of one rank's work area, in reals. */
-struct gradient_work {
-    size_t share;   /* columns of a, at most */
-    size_t columns; /* of b, rounded up to groups */
-    size_t micro, panel, accumulators;
+/* Columns of a that a rank has, at most, with the rows of a tile that may lie beyond them. */
+static size_t share_columns(const struct rnn_gates *gates, int size) {
+    const size_t share = rnn_gates_width(gates) / (size_t)size + RNN_LANES;
+    return round_up(share, RNN_LANES) + RNN_TILE_ROWS_MAX;
+}
+
+static size_t micro_size(const struct rnn_gates *gates, size_t real_size, int size) {
+    return share_columns(gates, size) * GRADIENT_ROWS * real_size;
+}
+
+size_t rnn_gradient_scratch(const struct rnn_gates *gates, size_t real_size, int size) {
+    const size_t panel = GRADIENT_ROWS * RNN_WIDE_LANES * real_size;
+    return round_up(micro_size(gates, real_size, size) + panel, RNN_ALIGNMENT);
+}
+
+size_t rnn_gradient_accumulators(const struct rnn_gates *gates, size_t columns, size_t real_size,
+                                 int size) {
+    return share_columns(gates, size) * round_up(columns, RNN_LANES) * real_size;
+}
+
+/* One rank's share: columns [begin, end) of a, and its work areas. */
+struct gradient_share {
+    size_t begin, end;
+    char *micro, *panel, *acc[RNN_GRADIENT_PARTS];
+    size_t ld[RNN_GRADIENT_PARTS]; /* of the accumulators */
 };
 
-static struct gradient_work gradient_work(const struct rnn_gates *gates, size_t columns, int size) {
-    struct gradient_work work;
-    const size_t width = rnn_gates_width(gates);
-    work.share = round_up(width / (size_t)size + RNN_LANES, RNN_LANES);
-    work.columns = round_up(columns, RNN_LANES);
-    work.micro = (work.share + RNN_TILE_ROWS_MAX) * GRADIENT_ROWS;
-    work.panel = GRADIENT_ROWS * RNN_WIDE_LANES;
-    work.accumulators = (work.share + RNN_TILE_ROWS_MAX) * work.columns;
-    return work;
+static struct gradient_share gradient_share(const struct rnn_weight_gradient *g, int rank,
+                                            int size) {
+    const size_t real_size = rnn_kernels_of(g->engine, g->dtype)->real_size;
+    struct gradient_share share;
+    rnn_team_share(gradient_columns(g->gates), RNN_LANES, rank, size, &share.begin, &share.end);
+    share.micro = g->scratch + (size_t)rank * g->scratch_size;
+    share.panel = share.micro + micro_size(g->gates, real_size, size);
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
+        const size_t columns = g->part[p].columns;
+        share.ld[p] = round_up(columns, RNN_LANES);
+        share.acc[p] = g->part[p].dw
+                           ? g->part[p].acc + (size_t)rank * rnn_gradient_accumulators(
+                                                                 g->gates, columns, real_size, size)
+                           : NULL;
+    }
+    return share;
 }
 
-size_t rnn_weight_gradient_work(const struct rnn_gates *gates, size_t columns, size_t real_size,
-                                int size) {
-    const struct gradient_work work = gradient_work(gates, columns, size);
-    return round_up((work.micro + work.panel + work.accumulators) * real_size, RNN_ALIGNMENT);
+void rnn_weight_gradient_clear(const struct rnn_weight_gradient *g, int rank, int size) {
+    const struct gradient_share share = gradient_share(g, rank, size);
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
+        if (share.acc[p])
+            memset(share.acc[p], 0,
+                   (share.end - share.begin + RNN_TILE_ROWS_MAX) * share.ld[p] *
+                       rnn_kernels_of(g->engine, g->dtype)->real_size);
 }
 
-/* Add the block of `rows` rows from r on, for the columns [from, to) of b in panels of `groups`. */
-static void gradient_block(const struct rnn_weight_gradient *g, size_t r, size_t rows, size_t begin,
-                           size_t end, size_t from, size_t to, size_t groups, char *micro,
-                           char *panel, char *acc, size_t ld_acc) {
+/* The accumulator columns that panels of `groups` take: the full ones, or the one that is left. */
+static void panel_range(size_t columns, size_t groups, size_t *from, size_t *to) {
+    const size_t wide = columns / RNN_WIDE_LANES * RNN_WIDE_LANES;
+    *from = groups == RNN_WIDE ? 0 : wide;
+    *to = groups == RNN_WIDE || (columns - wide) / RNN_LANES != groups ? wide : columns;
+}
+
+/* Add the block of `rows` rows from r on, for the panels of `groups` groups. */
+static void gradient_block(const struct rnn_weight_gradient *g, const struct gradient_share *share,
+                           size_t r, size_t rows, size_t groups) {
     const struct rnn_kernels *kernels = rnn_kernels_of(g->engine, g->dtype);
-    const size_t size = kernels->real_size, tile = kernels->tile_rows[groups];
-    if (from >= to) return;
-    BY_REAL(size, pack_micro, (void *)micro, at(g->a, r * g->lda, size), g->lda, rows, begin, end,
-            tile);
-    for (size_t j = from; j < to; j += groups * RNN_LANES) {
-        BY_REAL(size, pack_columns, (void *)panel, at(g->b, r * g->ldb, size), g->ldb, rows, j,
-                g->columns, groups * RNN_LANES);
-        kernels->outer(&(struct rnn_outer){.rows = end - begin,
-                                           .inner = rows,
-                                           .a = micro,
-                                           .b = panel,
-                                           .groups = groups,
-                                           .y = acc + j * size,
-                                           .ldy = ld_acc});
+    const size_t size = kernels->real_size, width = groups * RNN_LANES;
+    int packed = 0;
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
+        const struct rnn_gradient_part *part = &g->part[p];
+        size_t from, to;
+        panel_range(share->ld[p], groups, &from, &to);
+        for (size_t j = from; share->acc[p] && j < to; j += width) {
+            if (!packed++)
+                BY_REAL(size, pack_micro, (void *)share->micro, at(g->a, r * g->lda, size), g->lda,
+                        rows, share->begin, share->end, kernels->tile_rows[groups]);
+            BY_REAL(size, pack_columns, (void *)share->panel, at(part->b, r * part->ldb, size),
+                    part->ldb, rows, j, part->columns, width);
+            kernels->outer(&(struct rnn_outer){.rows = share->end - share->begin,
+                                               .inner = rows,
+                                               .a = share->micro,
+                                               .b = share->panel,
+                                               .groups = groups,
+                                               .y = share->acc[p] + j * size,
+                                               .ldy = share->ld[p]});
+        }
     }
 }
 
-/* The whole gradient of the columns [begin, end) of a, block by block. */
-static void gradient_packed(const struct rnn_weight_gradient *g, const struct gradient_work *work,
-                            size_t begin, size_t end, char *micro, char *acc) {
+static void gradient_blas(const struct rnn_weight_gradient *g, const struct gradient_share *share) {
     const size_t size = rnn_kernels_of(g->engine, g->dtype)->real_size;
-    const size_t wide = work->columns / RNN_WIDE_LANES * RNN_WIDE_LANES;
-    const size_t rest = (work->columns - wide) / RNN_LANES;
-    char *panel = micro + work->micro * size;
-    for (size_t r = 0; r < g->rows; r += GRADIENT_ROWS) {
-        const size_t rows = min_size(GRADIENT_ROWS, g->rows - r);
-        gradient_block(g, r, rows, begin, end, 0, wide, RNN_WIDE, micro, panel, acc, work->columns);
-        gradient_block(g, r, rows, begin, end, wide, work->columns, rest, micro, panel, acc,
-                       work->columns);
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
+        if (share->acc[p])
+            rnn_blas_outer(g->engine, g->dtype, share->end - share->begin, g->part[p].columns,
+                           g->rows, at(g->a, share->begin, size), g->lda, g->part[p].b,
+                           g->part[p].ldb, share->acc[p], share->ld[p]);
+}
+
+void rnn_weight_gradient_add(const struct rnn_weight_gradient *g, int rank, int size) {
+    const struct gradient_share share = gradient_share(g, rank, size);
+    if (share.begin >= share.end || g->rows == 0) return;
+    if (rnn_use_blas(g->engine, g->dtype)) {
+        gradient_blas(g, &share);
+        return;
+    }
+    const size_t blocks = (g->rows + GRADIENT_ROWS - 1) / GRADIENT_ROWS;
+    for (size_t k = 0; k < blocks; k++) {
+        const size_t r = g->rows * k / blocks, rows = g->rows * (k + 1) / blocks - r;
+        for (size_t groups = RNN_WIDE; groups > 0; groups--)
+            gradient_block(g, &share, r, rows, groups);
     }
 }
 
-void rnn_weight_gradient(const struct rnn_weight_gradient *g, int rank, int team) {
-    const struct gradient_work work = gradient_work(g->gates, g->columns, team);
-    const size_t size = rnn_kernels_of(g->engine, g->dtype)->real_size;
-    size_t begin, end;
-    rnn_team_share(gradient_columns(g->gates), RNN_LANES, rank, team, &begin, &end);
-    if (begin >= end || g->rows == 0) return;
-    char *micro = g->work + (size_t)rank * g->work_size;
-    char *acc = micro + (work.micro + work.panel) * size;
-    memset(acc, 0, work.accumulators * size);
-    if (rnn_use_blas(g->engine, g->dtype))
-        rnn_blas_outer(g->engine, g->dtype, end - begin, g->columns, g->rows, at(g->a, begin, size),
-                       g->lda, g->b, g->ldb, acc, work.columns);
-    else
-        gradient_packed(g, &work, begin, end, micro, acc);
-    BY_REAL(size, add_rows, g, (const void *)acc, work.columns, begin, end);
+void rnn_weight_gradient_finish(const struct rnn_weight_gradient *g, int rank, int size) {
+    const struct gradient_share share = gradient_share(g, rank, size);
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
+        if (share.acc[p])
+            BY_REAL(rnn_kernels_of(g->engine, g->dtype)->real_size, add_rows, g->gates, &g->part[p],
+                    (const void *)share.acc[p], share.ld[p], share.begin, share.end);
 }

@@ -27,6 +27,7 @@ struct rnn_matrix {
     int blas;                 /* prepared for BLAS: data is one row-major [inner][total * 16] */
     struct rnn_panels panels; /* panels.data NULL: not prepared */
     rnn_weight_format format; /* RNN_WEIGHTS_REAL: the panels are of the dtype */
+    size_t bytes;             /* of data */
 };
 
 /* Prepare weight [gates * units, inner] (row stride `ld`) to map `inner` values to gates in panel
@@ -44,9 +45,6 @@ void rnn_matrix_free(struct rnn_matrix *matrix);
 
 /* Turn a matrix packed in panels of float into `format`. On failure it is as before. */
 rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format);
-
-/* Bytes of a prepared matrix. */
-size_t rnn_matrix_bytes(const struct rnn_matrix *matrix);
 
 /* Whether a product of this many rows in all takes the BLAS route. */
 int rnn_use_blas(const rnn_engine *engine, rnn_dtype dtype);
@@ -70,8 +68,19 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
                          int rank, int size);
 
 /* dW[gate * units + unit][j] += sum over the rows r of a[r][column of that gate and unit] *
- * b[r][j]: a [rows][lda] in panel order, b [rows][ldb] of `columns`, dW row stride ld. `work` holds
- * rnn_weight_gradient_work() bytes for each rank. This thread's share; no barrier. */
+ * b[r][j], for each of the matrices that have the gates of a: a [rows][lda] in panel order, b
+ * [rows][ldb] of `columns`, dW row stride `columns`. Rows may come in blocks: clear once, add
+ * each block, finish once. Each function does this thread's share; no barrier. */
+struct rnn_gradient_part {
+    const void *b;
+    size_t ldb;
+    size_t columns;
+    void *dw;  /* NULL: not wanted */
+    char *acc; /* rnn_gradient_accumulators() bytes of each rank */
+};
+
+enum { RNN_GRADIENT_PARTS = 2 }; /* input and recurrent weight */
+
 struct rnn_weight_gradient {
     const rnn_engine *engine;
     rnn_dtype dtype;
@@ -79,17 +88,17 @@ struct rnn_weight_gradient {
     size_t rows;
     const void *a;
     size_t lda;
-    const void *b;
-    size_t ldb;
-    size_t columns;
-    void *dw;
-    size_t ld;
-    char *work;
-    size_t work_size; /* bytes of one rank's part */
+    struct rnn_gradient_part part[RNN_GRADIENT_PARTS];
+    char *scratch;
+    size_t scratch_size; /* bytes of each rank, at least rnn_gradient_scratch() */
 };
 
-size_t rnn_weight_gradient_work(const struct rnn_gates *gates, size_t columns, size_t real_size,
-                                int size);
-void rnn_weight_gradient(const struct rnn_weight_gradient *gradient, int rank, int size);
+size_t rnn_gradient_scratch(const struct rnn_gates *gates, size_t real_size, int size);
+size_t rnn_gradient_accumulators(const struct rnn_gates *gates, size_t columns, size_t real_size,
+                                 int size);
+
+void rnn_weight_gradient_clear(const struct rnn_weight_gradient *gradient, int rank, int size);
+void rnn_weight_gradient_add(const struct rnn_weight_gradient *gradient, int rank, int size);
+void rnn_weight_gradient_finish(const struct rnn_weight_gradient *gradient, int rank, int size);
 
 #endif

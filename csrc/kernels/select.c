@@ -108,18 +108,29 @@ rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **eng
         return rnn_fail(RNN_ERR_UNSUPPORTED, "gemm is blas, but no BLAS was given to the engine");
     RNN_TRY(find_isa(options->isa, &isa));
     void *memory;
-    RNN_TRY(rnn_alloc(&memory, 1, sizeof(rnn_engine)));
+    rnn_pool *pool;
+    RNN_TRY(rnn_pool_create(&pool));
+    const rnn_status status = rnn_alloc(&memory, 1, sizeof(rnn_engine));
+    if (status != RNN_OK) {
+        rnn_pool_free(pool);
+        return status;
+    }
     *engine = memory;
     **engine = (rnn_engine){.isa = isa->name,
                             .kernels = {isa->kernels[0], isa->kernels[1]},
                             .low = {NULL, low_kernels(isa, RNN_WEIGHTS_BFLOAT16, options->emulate),
                                     low_kernels(isa, RNN_WEIGHTS_INT8, options->emulate)},
                             .gemm = options->gemm,
-                            .blas = {options->sgemm, options->dgemm}};
+                            .blas = {options->sgemm, options->dgemm},
+                            .pool = pool};
     return RNN_OK;
 }
 
-void rnn_engine_free(rnn_engine *engine) { rnn_release(engine); }
+void rnn_engine_free(rnn_engine *engine) {
+    if (!engine) return;
+    rnn_pool_free(engine->pool);
+    rnn_release(engine);
+}
 
 const char *rnn_engine_isa(const rnn_engine *engine) { return engine->isa; }
 

@@ -118,7 +118,7 @@ rnn_status rnn_session_run(const rnn_session *session, const rnn_session_io *io)
     for (int i = 0; i < 2; i++) RNN_TRY(rnn_size_add(&bytes, rows, widest));
     RNN_TRY(rnn_rows_create(&run.rows, io->steps, io->rows, io->lengths));
     rnn_arena arena = {0};
-    rnn_status status = rnn_arena_create(&arena, bytes);
+    rnn_status status = rnn_arena_create(&arena, session->engine->pool, bytes);
     if (status == RNN_OK) {
         for (int i = 0; i < 2; i++) buffers[i] = rnn_arena_take(&arena, rows, widest);
         status = run_layers(&run, buffers);

@@ -12,6 +12,7 @@
 struct stage {
     const struct rnn_layer *layer;
     int threads;
+    int descending;              /* the order in which the next step takes the panels */
     size_t ld;                   /* of its output rows */
     char *out;                   /* [B][ld]; recurrent layers: the current one of h */
     char *h[2];                  /* [B][padded] before and after, exchanged by a step */
@@ -83,7 +84,7 @@ static rnn_status fill_stream(rnn_stream *stream, int threads) {
                 : 1;
         RNN_TRY(stage_pieces(stage, stream->rows, session->real_size, 0, NULL, &bytes));
     }
-    RNN_TRY(rnn_arena_create(&stream->arena, bytes));
+    RNN_TRY(rnn_arena_create(&stream->arena, session->engine->pool, bytes));
     memset(stream->arena.base, 0, bytes);
     for (size_t i = 0; i < stream->count; i++)
         RNN_TRY(stage_pieces(&stream->stages[i], stream->rows, session->real_size, 1,
@@ -132,6 +133,7 @@ static void step_phase(const struct step_task *task, size_t p, rnn_team *team, i
     struct rnn_step step = {
         .rows = task->stream->rows,
         .hidden = d->hidden,
+        .descending = stage->descending,
         .gates = stage->gates[p],
         .ld_gates = phase->width,
         .bias = phase->bias,
@@ -204,6 +206,7 @@ static void step_recurrent(const rnn_stream *stream, struct stage *stage, const 
     char *before = stage->h[0];
     stage->h[0] = stage->out = stage->h[1];
     stage->h[1] = before;
+    stage->descending = !stage->descending;
 }
 
 rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {

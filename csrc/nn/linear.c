@@ -56,7 +56,7 @@ rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t 
 /* What the threads share on the way back. No result needs another: there is no barrier. */
 struct gradient_call {
     struct multiply_call dx;           /* matrix.panels.data NULL: not wanted */
-    struct rnn_weight_gradient weight; /* dw NULL: not wanted */
+    struct rnn_weight_gradient weight; /* one part; its dw NULL: not wanted */
     void *dbias;                       /* NULL: not wanted */
     size_t outputs;
     int parts; /* the work area was made for so many */
@@ -68,8 +68,11 @@ static void gradient_task(rnn_team *team, int rank, void *context) {
     const struct rnn_kernels *kernels = rnn_kernels_of(call->weight.engine, call->weight.dtype);
     size_t begin, end;
     if (call->dx.matrix.panels.data) multiply_task(team, rank, &call->dx);
-    for (int part = rank; part < call->parts && call->weight.dw; part += team->size)
-        rnn_weight_gradient(&call->weight, part, call->parts);
+    for (int part = rank; part < call->parts && call->weight.part[0].dw; part += team->size) {
+        rnn_weight_gradient_clear(&call->weight, part, call->parts);
+        rnn_weight_gradient_add(&call->weight, part, call->parts);
+        rnn_weight_gradient_finish(&call->weight, part, call->parts);
+    }
     if (!call->dbias) return;
     rnn_team_share(call->outputs, RNN_LANES, rank, team->size, &begin, &end);
     kernels->column_sum(
@@ -81,17 +84,24 @@ static void gradient_task(rnn_team *team, int rank, void *context) {
 }
 
 /* All memory first, so that nothing has been written when there is none. */
-static rnn_status prepare(struct gradient_call *call, const void *weight, void **work) {
+static rnn_status prepare(struct gradient_call *call, const void *weight, rnn_arena *arena) {
     struct rnn_weight_gradient *g = &call->weight;
     const size_t real_size = rnn_kernels_of(g->engine, g->dtype)->real_size;
-    if (g->dw) {
-        g->work_size = rnn_weight_gradient_work(g->gates, g->columns, real_size, call->parts);
-        RNN_TRY(rnn_alloc(work, (size_t)call->parts, g->work_size));
-        g->work = *work;
+    const size_t columns = g->part[0].columns;
+    if (g->part[0].dw) {
+        const size_t parts = (size_t)call->parts;
+        const size_t acc = rnn_gradient_accumulators(g->gates, columns, real_size, call->parts);
+        size_t bytes = 0;
+        g->scratch_size = rnn_gradient_scratch(g->gates, real_size, call->parts);
+        RNN_TRY(rnn_size_add(&bytes, parts, g->scratch_size));
+        RNN_TRY(rnn_size_add(&bytes, parts, acc));
+        RNN_TRY(rnn_arena_create(arena, g->engine->pool, bytes));
+        g->scratch = rnn_arena_take(arena, parts, g->scratch_size);
+        g->part[0].acc = rnn_arena_take(arena, parts, acc);
     }
     if (!call->dx.operands.y) return RNN_OK;
     return rnn_matrix_pack_transposed(&call->dx.matrix, g->engine, g->dtype, g->gates, weight,
-                                      g->columns, g->columns, rnn_use_blas(g->engine, g->dtype));
+                                      columns, columns, rnn_use_blas(g->engine, g->dtype));
 }
 
 rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
@@ -99,7 +109,7 @@ rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype, size_t
                                const void *weight, void *dx, void *dweight, void *dbias,
                                int threads) {
     const struct rnn_gates gates = {.units = outputs, .count = 1};
-    void *work = NULL;
+    rnn_arena work = {0};
     RNN_TRY(check_linear(engine, dtype, rows, inputs, outputs, threads));
     if (rows == 0) return RNN_OK;
     if (inputs == 0) dx = dweight = NULL;
@@ -117,17 +127,13 @@ rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype, size_t
                    .rows = rows,
                    .a = dy,
                    .lda = outputs,
-                   .b = x,
-                   .ldb = inputs,
-                   .columns = inputs,
-                   .dw = dweight,
-                   .ld = inputs},
+                   .part = {{.b = x, .ldb = inputs, .columns = inputs, .dw = dweight}}},
         .dbias = dbias,
         .outputs = outputs,
         .parts = threads};
     const rnn_status status = prepare(&call, weight, &work);
     if (status == RNN_OK) rnn_team_run(threads, gradient_task, &call);
     rnn_matrix_free(&call.dx.matrix);
-    rnn_release(work);
+    rnn_arena_free(&work);
     return status;
 }

@@ -5,25 +5,27 @@
 #include <string.h>
 
 #include "core/status.h"
-#include "kernels/blas.h"
+#include "sequence/gradients.h"
 
-/* Everything the threads of one run share. Rows of states are `padded` apart. */
+enum { CHUNK_ROWS = 384 }; /* packed rows: their gate gradients stay in cache for the products */
+
+/* Everything the threads of one run share. Rows of states are `padded` apart. The buffers of packed
+ * rows hold a chunk of steps; those of gate gradients also the step after it. */
 struct run {
     const struct rnn_backward *backward;
     const struct rnn_direction *direction;
     const struct rnn_rows *rows;
     struct rnn_plan plan;
     size_t real_size, padded;
-    char *dy;                       /* [total] gathered gradient of the output, or NULL */
-    char *dgates[RNN_PHASES_MAX];   /* [total][inputs * padded] gradients for the input part */
+    size_t first, last;             /* steps of the chunk */
+    char *dy;                       /* gathered gradient of the output, or NULL */
+    char *dgates[RNN_PHASES_MAX];   /* [inputs * padded] gradients for the input part */
     char *dgates_h[RNN_PHASES_MAX]; /* the same for the recurrent part; often dgates itself */
     char *dh, *dc;                  /* [B] carried from step to step */
     char *product;                  /* [B] BLAS: a recurrent product on its way to the kernel */
-    char *dx;                       /* [total][input] */
-    char *h_before;                 /* [total] hidden states before each step, if ragged */
-    char *sums;                     /* bias sums of one phase's gates */
-    char *work;                     /* weight gradients, work_size bytes a thread */
-    size_t work_size;
+    char *dx;                       /* [input] */
+    char *h_before;                 /* hidden states before each step, if ragged */
+    struct rnn_parameter_gradients gradients;
     rnn_arena arena;
 };
 
@@ -31,30 +33,17 @@ static size_t dgates_width(const struct rnn_phase_weights *phase, size_t padded)
     return padded * phase->info->inputs;
 }
 
-/* Input and recurrent part see different gradients of the gates only where accumulators differ. */
-static int gates_differ(const struct rnn_phase_weights *phase) {
-    return phase->info->inputs < phase->info->accumulators;
-}
-
-static size_t gradient_work_size(const struct run *run) {
-    const struct rnn_direction *d = run->direction;
-    size_t most = 0;
-    for (size_t p = 0; p < d->cell->phases; p++) {
-        const size_t columns = d->input > d->hidden ? d->input : d->hidden;
-        const size_t bytes = rnn_weight_gradient_work(&d->phase[p].input, columns, run->real_size,
-                                                      run->plan.threads);
-        if (bytes > most) most = bytes;
-    }
-    return most;
+static size_t chunk_steps(const struct rnn_rows *rows) {
+    const size_t fit = CHUNK_ROWS / (rows->rows + !rows->rows), steps = fit ? fit : 1;
+    return steps < rows->steps ? steps : rows->steps;
 }
 
 /* Add up the sizes (`take` 0), or take the pieces. */
 static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     const struct rnn_direction *d = run->direction;
     const struct rnn_backward *b = run->backward;
-    const size_t total = run->rows->total, batch = run->rows->rows, size = run->real_size;
-    const size_t state = run->padded * size;
-    size_t widest = 0;
+    const size_t batch = run->rows->rows, size = run->real_size, state = run->padded * size;
+    const size_t rows = batch * chunk_steps(run->rows);
 #define PIECE(target, count, each)                             \
     do {                                                       \
         if (take)                                              \
@@ -64,23 +53,27 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     } while (0)
     for (size_t p = 0; p < d->cell->phases; p++) {
         const size_t width = dgates_width(&d->phase[p], run->padded) * size;
-        if (width > widest) widest = width;
-        PIECE(run->dgates[p], total, width);
-        if (gates_differ(&d->phase[p]))
-            PIECE(run->dgates_h[p], total, width);
+        PIECE(run->dgates[p], rows + batch, width);
+        if (rnn_gates_differ(&d->phase[p]))
+            PIECE(run->dgates_h[p], rows + batch, width);
         else
             run->dgates_h[p] = run->dgates[p];
     }
-    if (b->dy.data) PIECE(run->dy, total, state);
+    if (b->dy.data) PIECE(run->dy, rows, state);
     PIECE(run->dh, batch, state);
     PIECE(run->dc, batch, state);
     PIECE(run->product, batch, state);
-    if (b->dx.data) PIECE(run->dx, total, d->input * size);
-    if (b->gradients && run->rows->ragged) PIECE(run->h_before, total, state);
-    if (b->gradients) PIECE(run->sums, 1, widest);
-    if (b->gradients) PIECE(run->work, (size_t)run->plan.threads, run->work_size);
+    if (b->dx.data) PIECE(run->dx, rows, d->input * size);
+    if (run->gradients.count && run->rows->ragged) PIECE(run->h_before, rows, state);
 #undef PIECE
+    if (!take) return rnn_parameter_gradients_size(&run->gradients, bytes);
+    rnn_parameter_gradients_take(&run->gradients, &run->arena);
     return RNN_OK;
+}
+
+/* Where the packed row of step s and position i is in the buffers of a chunk. */
+static size_t chunk_row(const struct run *run, size_t s, size_t i) {
+    return run->rows->offset[s] - run->rows->offset[run->first] + i;
 }
 
 /* Gate gradients of units that do not exist are never written: they must be zeros, for the
@@ -89,8 +82,8 @@ static void clear_padding(struct run *run) {
     const struct rnn_direction *d = run->direction;
     if (d->padded == d->hidden) return;
     for (size_t p = 0; p < d->cell->phases; p++) {
-        const size_t bytes =
-            run->rows->total * dgates_width(&d->phase[p], run->padded) * run->real_size;
+        const size_t rows = run->rows->rows * (chunk_steps(run->rows) + 1);
+        const size_t bytes = rows * dgates_width(&d->phase[p], run->padded) * run->real_size;
         memset(run->dgates[p], 0, bytes);
         if (run->dgates_h[p] != run->dgates[p]) memset(run->dgates_h[p], 0, bytes);
     }
@@ -143,14 +136,14 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
                       size_t end, int fresh, rnn_team *team, int rank) {
     const struct rnn_direction *d = run->direction;
     const struct rnn_history *history = run->backward->history;
-    const size_t size = run->real_size, state = run->padded * size, offset = run->rows->offset[s];
+    const size_t size = run->real_size, state = run->padded * size;
     const struct rnn_phase_weights *multiplied = &d->phase[stage->multiplied];
     const size_t width = dgates_width(&d->phase[0], run->padded);
     const size_t ld_dnext = dgates_width(multiplied, run->padded);
-    const size_t next = stage->same_step ? offset : run->rows->offset[s + 1];
     const int first = stage->phase == 0, product = stage->same_step || !fresh;
     const int carries_h = !d->cell->has_c && d->cell->gates > 1; /* past the gates: the GRUs */
-    const size_t row = offset + begin;
+    const size_t row = chunk_row(run, s, begin), kept = run->rows->offset[s] + begin;
+    const size_t next = chunk_row(run, stage->same_step ? s : s + 1, begin);
     size_t panel = 0, panel_end = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
     if (begin >= end) return;
     if (!run->plan.by_rows) rnn_team_share(panel_end, 1, rank, team->size, &panel, &panel_end);
@@ -165,7 +158,7 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
         .ld_dh = run->padded,
         .ld_dnext = ld_dnext,
         .gates =
-            history->gates[0] ? (char *)history->gates[0] + row * d->phase[0].width * size : NULL,
+            history->gates[0] ? (char *)history->gates[0] + kept * d->phase[0].width * size : NULL,
         .ld_gates = d->phase[0].width,
         .before = (const char *)before_step(run, s) + begin * state,
         .ld_before = run->padded,
@@ -178,13 +171,13 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
         .ld_carry = run->padded,
     };
     if (d->cell->phases > 1) {
-        back.second = (char *)history->gates[1] + row * d->phase[1].width * size;
+        back.second = (char *)history->gates[1] + kept * d->phase[1].width * size;
         back.ld_second = d->phase[1].width;
         back.ld_dsecond = dgates_width(&d->phase[1], run->padded);
         back.dsecond = run->dgates[1] + row * back.ld_dsecond * size;
     }
     if (product) {
-        back.dnext = run->dgates_h[stage->multiplied] + (next + begin) * ld_dnext * size;
+        back.dnext = run->dgates_h[stage->multiplied] + next * ld_dnext * size;
         back.w = multiplied->w_hh_t.panels;
         if (d->blas)
             product_blas(run, &multiplied->w_hh_t, &back,
@@ -228,7 +221,7 @@ static void input_gradient(struct run *run, rnn_team *team, int rank) {
     const struct rnn_direction *d = run->direction;
     for (size_t p = 0; p < d->cell->phases; p++)
         rnn_matrix_multiply(&d->phase[p].w_ih_t,
-                            &(struct rnn_operands){.rows = run->rows->total,
+                            &(struct rnn_operands){.rows = chunk_row(run, run->last, 0),
                                                    .x = run->dgates[p],
                                                    .ldx = dgates_width(&d->phase[p], run->padded),
                                                    .start = p ? run->dx : NULL,
@@ -238,103 +231,88 @@ static void input_gradient(struct run *run, rnn_team *team, int rank) {
                                                    .width = d->input},
                             rank, team->size);
     rnn_team_wait(team);
-    rnn_rows_scatter(run->rows, run->dx, d->input, run->backward->reverse, 0, run->rows->steps,
+    rnn_rows_scatter(run->rows, run->dx, d->input, run->backward->reverse, run->first, run->last,
                      d->input, run->real_size, 1, &run->backward->dx, rank, team->size);
 }
 
-/* Hidden states before each packed row: the history one block earlier, gathered where blocks
- * shrink. */
-static const char *states_before(struct run *run) {
+/* Hidden states before each packed row of the chunk: the history one block earlier, gathered where
+ * blocks shrink. */
+static const char *states_before(const struct run *run) {
+    const struct rnn_rows *rows = run->rows;
+    const char *h = run->backward->history->h;
+    return rows->ragged ? run->h_before
+                        : h + rows->offset[run->first] * run->padded * run->real_size;
+}
+
+static void gather_states_before(struct run *run, int rank, int size) {
     const struct rnn_rows *rows = run->rows;
     const size_t state = run->padded * run->real_size;
     const char *h = run->backward->history->h;
-    if (!rows->ragged) return h;
-    for (size_t s = 0; s < rows->steps; s++)
-        memcpy(run->h_before + rows->offset[s] * state,
+    size_t begin, end;
+    rnn_team_share(run->last - run->first, 1, rank, size, &begin, &end);
+    for (size_t s = run->first + begin; s < run->first + end; s++)
+        memcpy(run->h_before + chunk_row(run, s, 0) * state,
                h + (s == 0 ? 0 : rows->rows + rows->offset[s - 1]) * state,
                rows->active[s] * state);
-    return run->h_before;
 }
 
-/* db[gate * hidden + unit] += sum over the packed rows of that gate's gradients. */
-static void bias_gradient(struct run *run, const struct rnn_gates *gates, const char *dgates,
-                          size_t width, void *db) {
-    const size_t hidden = run->direction->hidden;
-    if (!db) return;
-    memset(run->sums, 0, width * run->real_size);
-    run->direction->kernels->column_sum(&(struct rnn_column_sum){
-        .rows = run->rows->total, .width = width, .x = dgates, .ldx = width, .y = run->sums});
-    for (size_t g = 0; g < gates->count; g++)
-        for (size_t u = 0; u < hidden; u++) {
-            const size_t from = (u / RNN_LANES * gates->count + g) * RNN_LANES + u % RNN_LANES;
-            const size_t to = (size_t)gates->gate[g] * hidden + u;
-            if (run->direction->dtype == RNN_FLOAT32)
-                ((float *)db)[to] += ((float *)run->sums)[from];
-            else
-                ((double *)db)[to] += ((double *)run->sums)[from];
-        }
-}
-
-/* In the parts that were planned, each with its own work area, whatever team came. */
-static void weight_gradient(struct run *run, const struct rnn_gates *gates, const char *dgates,
-                            size_t width, const void *inputs, size_t ld, size_t columns, void *dw,
-                            const rnn_team *team, int rank) {
-    if (!dw || columns == 0 || rank >= team->size) return;
-    const struct rnn_weight_gradient gradient = {.engine = run->direction->engine,
-                                                 .dtype = run->direction->dtype,
-                                                 .gates = gates,
-                                                 .rows = run->rows->total,
-                                                 .a = dgates,
-                                                 .lda = width,
-                                                 .b = inputs,
-                                                 .ldb = ld,
-                                                 .columns = columns,
-                                                 .dw = dw,
-                                                 .ld = columns,
-                                                 .work = run->work,
-                                                 .work_size = run->work_size};
-    for (int part = rank; part < run->plan.threads; part += team->size)
-        rnn_weight_gradient(&gradient, part, run->plan.threads);
-}
-
-static void parameter_gradients(struct run *run, const char *h_before, rnn_team *team, int rank) {
-    const struct rnn_direction *d = run->direction;
+static void parameter_gradients(struct run *run, const rnn_team *team, int rank) {
     const struct rnn_history *history = run->backward->history;
-    const rnn_gradients *g = run->backward->gradients;
-    for (size_t p = 0; p < d->cell->phases; p++) {
-        const struct rnn_phase_weights *phase = &d->phase[p];
-        const size_t width = dgates_width(phase, run->padded);
-        weight_gradient(run, &phase->input, run->dgates[p], width, history->x, d->input, d->input,
-                        g->w_ih, team, rank);
-        weight_gradient(run, &phase->recurrent, run->dgates_h[p], width,
-                        p == 0 ? h_before : history->reset_h, run->padded, d->hidden, g->w_hh, team,
-                        rank);
-        if (rank == 0) {
-            bias_gradient(run, &phase->input, run->dgates[p], width, g->b_ih);
-            bias_gradient(run, &phase->recurrent, run->dgates_h[p], width, g->b_hh);
-        }
+    const size_t row = run->rows->offset[run->first], size = run->real_size;
+    struct rnn_gradient_chunk chunk = {.rows = chunk_row(run, run->last, 0),
+                                       .h_before = states_before(run)};
+    chunk.x = (const char *)history->x + row * run->direction->input * size;
+    if (history->reset_h) chunk.reset_h = (const char *)history->reset_h + row * run->padded * size;
+    for (size_t p = 0; p < run->direction->cell->phases; p++) {
+        chunk.dgates[p] = run->dgates[p];
+        chunk.dgates_h[p] = run->dgates_h[p];
     }
+    rnn_parameter_gradients_add(&run->gradients, &chunk, team, rank);
+}
+
+/* The chunk before this one begins: its step after is this one's first. */
+static void previous_chunk(struct run *run) {
+    const size_t steps = chunk_steps(run->rows);
+    const size_t rows = run->rows->active[run->first];
+    run->last = run->first;
+    run->first -= steps;
+    for (size_t p = 0; p < run->direction->cell->phases; p++) {
+        const size_t bytes = dgates_width(&run->direction->phase[p], run->padded) * run->real_size;
+        memcpy(run->dgates_h[p] + chunk_row(run, run->last, 0) * bytes, run->dgates_h[p],
+               rows * bytes);
+    }
+}
+
+/* Back through the steps of a chunk, then the products over all of its rows at once. */
+static void one_chunk(struct run *run, size_t row, size_t row_end, rnn_team *team, int rank) {
+    const struct rnn_backward *b = run->backward;
+    if (run->dy)
+        rnn_rows_gather(run->rows, &b->dy, b->reverse, run->first, run->last,
+                        run->direction->hidden, run->real_size, run->dy, run->padded, rank,
+                        team->size);
+    if (run->h_before) gather_states_before(run, rank, team->size);
+    rnn_team_wait(team);
+    for (size_t s = run->last; s-- > run->first;) one_step(run, s, row, row_end, team, rank);
+    rnn_team_wait(team);
+    if (run->dx) input_gradient(run, team, rank);
+    parameter_gradients(run, team, rank);
+    rnn_team_wait(team);
 }
 
 static void task(rnn_team *team, int rank, void *context) {
     struct run *run = context;
-    const struct rnn_rows *rows = run->rows;
-    const struct rnn_backward *b = run->backward;
-    size_t row = 0, row_end = rows->rows;
+    size_t row = 0, row_end = run->rows->rows, first = run->first;
     if (rank == 0) team->elastic = !run->plan.by_rows;
-    if (run->plan.by_rows) rnn_plan_share_rows(rows, rank, team->size, &row, &row_end);
-    if (run->dy)
-        rnn_rows_gather(rows, &b->dy, b->reverse, 0, rows->steps, run->direction->hidden,
-                        run->real_size, run->dy, run->padded, rank, team->size);
-    rnn_team_wait(team);
-    for (size_t s = rows->steps; s-- > 0;) one_step(run, s, row, row_end, team, rank);
-    rnn_team_wait(team);
+    if (run->plan.by_rows) rnn_plan_share_rows(run->rows, rank, team->size, &row, &row_end);
+    rnn_parameter_gradients_clear(&run->gradients, team, rank);
+    one_chunk(run, row, row_end, team, rank);
+    for (; first > 0; first -= chunk_steps(run->rows)) {
+        if (rank == 0) previous_chunk(run);
+        rnn_team_wait(team);
+        one_chunk(run, row, row_end, team, rank);
+    }
     initial_gradient(run, rank, team->size);
-    if (run->dx) input_gradient(run, team, rank);
-    if (!b->gradients) return;
-    if (rank == 0) states_before(run);
-    rnn_team_wait(team);
-    parameter_gradients(run, rows->ragged ? run->h_before : b->history->h, team, rank);
+    rnn_parameter_gradients_finish(&run->gradients, team, rank);
 }
 
 rnn_status rnn_backward_run(const struct rnn_backward *b) {
@@ -344,11 +322,13 @@ rnn_status rnn_backward_run(const struct rnn_backward *b) {
                       .rows = b->rows,
                       .plan = rnn_plan_backward(d, b->rows, b->threads),
                       .real_size = d->real_size,
-                      .padded = d->padded};
+                      .padded = d->padded,
+                      .last = b->rows->steps};
     size_t bytes = 0;
-    run.work_size = gradient_work_size(&run);
+    if (run.last > 0) run.first = (run.last - 1) / chunk_steps(b->rows) * chunk_steps(b->rows);
+    rnn_parameter_gradients_plan(&run.gradients, d, b->gradients, run.plan.threads);
     RNN_TRY(pieces(&run, 0, &bytes));
-    RNN_TRY(rnn_arena_create(&run.arena, bytes));
+    RNN_TRY(rnn_arena_create(&run.arena, d->engine->pool, bytes));
     rnn_status status = pieces(&run, 1, NULL);
     clear_padding(&run);
     rnn_rows_gather_state(b->rows, b->dhn, d->hidden, run.real_size, run.dh, run.padded);

@@ -20,6 +20,11 @@ struct rnn_phase_weights {
     struct rnn_matrix w_ih_t, w_hh_t;      /* transposed, for the way back; empty without it */
 };
 
+/* Input and recurrent part see different gradients of the gates only where accumulators differ. */
+static inline int rnn_gates_differ(const struct rnn_phase_weights *phase) {
+    return phase->info->inputs < phase->info->accumulators;
+}
+
 struct rnn_direction {
     const rnn_engine *engine;
     const struct rnn_kernels *kernels;

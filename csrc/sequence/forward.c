@@ -12,13 +12,12 @@ struct run {
     const struct rnn_direction *direction;
     const struct rnn_rows *rows;
     struct rnn_plan plan;
-    struct rnn_history *history; /* NULL: the buffers below hold one chunk */
+    struct rnn_history *history; /* the buffers below; NULL: they hold one chunk */
     size_t real_size, padded;
-    const char *x; /* packed input of the chunk */
     size_t ldx;
     char *x_buffer; /* where it is gathered; NULL: read in place */
     char *gates[RNN_PHASES_MAX];
-    char *h;                 /* hidden states of the chunk's packed rows */
+    char *h;                 /* hidden states of the packed rows */
     char *h_start, *c_start; /* [B] states before the chunk; c is updated in place */
     char *reset_h;           /* [B] */
     char *work;              /* low precision: work_size bytes a thread */
@@ -57,19 +56,23 @@ static size_t chunk_rows(const struct rnn_rows *rows, const struct rnn_plan *pla
     return rows->rows * plan->chunk_steps;
 }
 
-/* Training: the buffers are the history, the chunk is everything. */
+/* Training: the buffers are the history of all steps. */
 static rnn_status use_history(struct run *run) {
     struct rnn_history *history = run->history;
     const size_t initial = run->rows->rows * run->padded * run->real_size;
-    run->x = run->x_buffer = history->x;
+    run->x_buffer = history->x;
     run->ldx = run->direction->input;
     for (size_t p = 0; p < run->direction->cell->phases; p++) run->gates[p] = history->gates[p];
     run->h_start = history->h;
     run->h = run->h_start + initial;
     run->c_start = history->c;
     run->reset_h = history->reset_h;
-    run->plan.chunk_steps = run->rows->steps;
     return RNN_OK;
+}
+
+/* The packed row that is row 0 of the buffers while the chunk from step `first` on is computed. */
+static size_t buffer_origin(const struct run *run, size_t first) {
+    return run->history ? 0 : run->rows->offset[first];
 }
 
 static rnn_status allocate_chunk(struct run *run) {
@@ -89,7 +92,7 @@ static rnn_status allocate_chunk(struct run *run) {
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     run->work_size = rnn_direction_work(d, batch);
     RNN_TRY(rnn_size_add(&bytes, (size_t)run->plan.threads, run->work_size));
-    RNN_TRY(rnn_arena_create(&run->arena, bytes));
+    RNN_TRY(rnn_arena_create(&run->arena, d->engine->pool, bytes));
     run->x_buffer = in_place ? NULL : rnn_arena_take(&run->arena, rows, d->input * size);
     for (size_t p = 0; p < d->cell->phases; p++)
         run->gates[p] = rnn_arena_take(&run->arena, rows, d->phase[p].width * size);
@@ -105,10 +108,12 @@ static rnn_status allocate_chunk(struct run *run) {
 static void input_part(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
     const struct rnn_forward *f = run->forward;
     const struct rnn_rows *rows = run->rows;
-    const char *x = run->x_buffer;
-    if (run->x_buffer) {
+    const size_t at = rows->offset[first] - buffer_origin(run, first);
+    char *x_buffer = run->x_buffer ? run->x_buffer + at * run->ldx * run->real_size : NULL;
+    const char *x = x_buffer;
+    if (x_buffer) {
         rnn_rows_gather(rows, &f->x, f->reverse, first, last, run->direction->input, run->real_size,
-                        run->x_buffer, run->ldx, rank, team->size);
+                        x_buffer, run->ldx, rank, team->size);
         rnn_team_wait(team);
     } else {
         x = (const char *)f->x.data +
@@ -116,13 +121,14 @@ static void input_part(struct run *run, size_t first, size_t last, rnn_team *tea
     }
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &run->direction->phase[p];
+        char *gates = run->gates[p] + at * phase->width * run->real_size;
         rnn_matrix_multiply(
             &phase->w_ih,
             &(struct rnn_operands){.rows = rows->offset[last] - rows->offset[first],
                                    .x = x,
                                    .ldx = run->ldx,
                                    .start = phase->bias,
-                                   .y = run->gates[p],
+                                   .y = gates,
                                    .ldy = phase->width,
                                    .span = phase->span,
                                    .width = phase->width,
@@ -159,9 +165,10 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
                      rnn_team *team, int rank) {
     const struct rnn_direction *d = run->direction;
     const struct rnn_rows *rows = run->rows;
-    const size_t state = run->padded * run->real_size, at = rows->offset[s] - rows->offset[first];
-    const char *before =
-        s == first ? run->h_start : run->h + (rows->offset[s - 1] - rows->offset[first]) * state;
+    const size_t origin = buffer_origin(run, first), at = rows->offset[s] - origin;
+    const size_t state = run->padded * run->real_size;
+    const int starts = run->history ? s == 0 : s == first;
+    const char *before = starts ? run->h_start : run->h + (rows->offset[s - 1] - origin) * state;
     const size_t batch = rows->rows;
     const char *c = run->c_start;
     char *c_out = run->c_start, *reset_h = run->reset_h;
@@ -181,6 +188,7 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
             .hidden = d->hidden,
             .begin = panel,
             .end = panel_end,
+            .descending = s % 2 != 0,
             .gates = run->gates[p] + (at + begin) * phase->width * run->real_size,
             .ld_gates = phase->width,
             .keep = run->history != NULL,
@@ -233,9 +241,11 @@ static void task(rnn_team *team, int rank, void *context) {
             const size_t end = row_end < rows->active[s] ? row_end : rows->active[s];
             one_step(run, first, s, row, row < end ? end : row, team, rank);
         }
+        const size_t at = rows->offset[first] - buffer_origin(run, first);
         rnn_team_wait(team);
-        rnn_rows_scatter(rows, run->h, run->padded, f->reverse, first, last, run->direction->hidden,
-                         run->real_size, 0, &f->y, rank, team->size);
+        rnn_rows_scatter(rows, run->h + at * run->padded * run->real_size, run->padded, f->reverse,
+                         first, last, run->direction->hidden, run->real_size, 0, &f->y, rank,
+                         team->size);
         if (!run->history) {
             if (rank == 0) keep_states(run, first, last);
             rnn_team_wait(team);

@@ -108,7 +108,7 @@ static rnn_status fill_tape(struct rnn_tape *tape, const rnn_engine *engine,
         if (training) RNN_TRY(rnn_history_size(direction[k], &tape->rows, &bytes));
     }
     if (training) {
-        RNN_TRY(rnn_arena_create(&tape->arena, bytes));
+        RNN_TRY(rnn_arena_create(&tape->arena, engine->pool, bytes));
         for (int k = 0; k < options->directions; k++)
             rnn_history_take(direction[k], &tape->rows, &tape->arena, history[k]);
     }

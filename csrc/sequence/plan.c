@@ -4,10 +4,11 @@
 
 enum {
     CALL_WORTH_SHARING = 2000000,  /* multiply-adds of a call, about 40 us on one core */
-    STEP_WORTH_SHARING = 60000,    /* of one step, about 2 us: several barriers */
+    STEP_WORTH_SHARING = 40000,    /* of one step, about 1.4 us: several barriers */
     STREAM_WORTH_SHARING = 500000, /* of a lone step, about 10 us: waking a thread costs 1 or 2 */
     ROWS_WORTH_SHARING = 4,        /* rows a thread, below which its tiles waste weight traffic */
-    CHUNK_BYTES = 512 * 1024       /* of input part, so that it stays in L2 until its step */
+    CHUNK_BYTES = 512 * 1024,      /* of input part, so that it stays in L2 until its step */
+    CHUNK_WEIGHTS = 4              /* or a quarter of its weights, where reading these costs more */
 };
 
 /* Multiply-adds of one row's step; several of them take the time of one in low precision. */
@@ -37,7 +38,10 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
     size_t row = d->input;
     for (size_t p = 0; p < d->cell->phases; p++) row += d->phase[p].width;
     const size_t step = row * d->real_size * (rows->rows + !rows->rows);
-    result.chunk_steps = CHUNK_BYTES / step + 1;
+    const size_t weights = (row - d->input) * d->input * d->real_size;
+    const size_t chunk =
+        weights / CHUNK_WEIGHTS > CHUNK_BYTES ? weights / CHUNK_WEIGHTS : CHUNK_BYTES;
+    result.chunk_steps = chunk / step + 1;
     if (result.chunk_steps > rows->steps) result.chunk_steps = rows->steps;
     return result;
 }

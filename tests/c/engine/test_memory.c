@@ -139,3 +139,36 @@ void test_step_allocations(void) {
         free(inputs);
     }
 }
+
+/* Large blocks come back, at most so many; small ones are malloc's own business. */
+void test_pool(void) {
+    enum { MANY = 40 };
+    const size_t large = 1 << 20;
+    rnn_pool *pool;
+    void *first, *again, *blocks[MANY];
+    context = "pool";
+    NEED(rnn_pool_create(&pool));
+    NEED(rnn_pool_take(pool, &first, large));
+    rnn_pool_give(pool, first, large);
+    const size_t before = rnn_test_allocations();
+    NEED(rnn_pool_take(pool, &again, large - 100)); /* a like size shares the block */
+    CHECK(again == first, "the block did not come back");
+    CHECK(rnn_test_allocations() == before, "memory was allocated");
+    rnn_pool_give(pool, again, large - 100);
+    NEED(rnn_pool_take(pool, &again, 2 * large));
+    CHECK(rnn_test_allocations() == before + 1, "a larger block was not allocated");
+    rnn_pool_give(pool, again, 2 * large);
+    NEED(rnn_pool_take(pool, &again, 100));
+    rnn_pool_give(pool, again, 100);
+    CHECK(rnn_test_allocations() == before + 2, "a small block was not allocated");
+    for (int i = 0; i < MANY; i++) NEED(rnn_pool_take(pool, &blocks[i], 8 * large));
+    for (int i = 0; i < MANY; i++) rnn_pool_give(pool, blocks[i], 8 * large);
+    rnn_pool_give(pool, NULL, large);
+    const size_t kept = rnn_test_allocations();
+    for (int i = 0; i < MANY; i++) NEED(rnn_pool_take(pool, &blocks[i], 8 * large));
+    CHECK(rnn_test_allocations() == kept + MANY - 16, "128 MiB are 16 blocks, %zu were kept",
+          kept + MANY - rnn_test_allocations());
+    for (int i = 0; i < MANY; i++) rnn_pool_give(pool, blocks[i], 8 * large);
+    rnn_pool_free(pool);
+    rnn_pool_free(NULL);
+}

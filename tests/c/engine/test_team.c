@@ -52,26 +52,29 @@ void test_team(void) {
         for (int repeat = 0; repeat < 20; repeat++) free(run(threads, repeat % 2, 0));
 }
 
+/* Stalled teams, until one is a team: alone for a while after a crowded moment of this machine. */
+static struct rounds *run_stalled_team(int elastic) {
+    struct rounds *rounds = run(2, elastic, 1);
+    for (int tries = 0; tries < 5000 && atomic_load(&rounds->largest) == 1; tries++) {
+        lose_the_cpu();
+        free(rounds);
+        rounds = run(2, elastic, 1);
+    }
+    return rounds;
+}
+
 /* A team that is stalled shrinks if it may, and its caller then works alone for a while. */
 void test_crowded_team(void) {
-    int again = 0;
     if (!rnn_has_openmp()) return;
-    struct rounds *rounds = run(2, 1, 1);
-    for (int tries = 0; tries < 2000 && atomic_load(&rounds->largest) == 1; tries++) {
-        free(rounds); /* resting after a crowded moment of this machine */
-        rounds = run(2, 1, 1);
-    }
+    struct rounds *rounds = run_stalled_team(1);
     CHECK(atomic_load(&rounds->largest) == 2, "OpenMP gave no second thread");
     CHECK(atomic_load(&rounds->smallest) == 1, "the team did not shrink");
     free(rounds);
     rounds = run(2, 1, 0);
     CHECK(atomic_load(&rounds->largest) == 1, "the caller did not work alone");
-    for (int tries = 0; tries < 2000 && !again; tries++) {
-        free(rounds);
-        rounds = run(2, 0, 1);
-        again = atomic_load(&rounds->largest) == 2;
-    }
-    CHECK(again, "the caller never tried a team again");
+    free(rounds);
+    rounds = run_stalled_team(0);
+    CHECK(atomic_load(&rounds->largest) == 2, "the caller never tried a team again");
     CHECK(atomic_load(&rounds->smallest) == 2, "a team that is not elastic shrank");
     free(rounds);
 }

@@ -1,0 +1,179 @@
+/* gradients.c - which gate gradients are for which parameters, and each thread's share of the sums.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "sequence/gradients.h"
+
+#include <string.h>
+
+#include "core/status.h"
+
+static void add_set(struct rnn_parameter_gradients *gradients, size_t phase, int recurrent,
+                    void *dw_ih, void *dw_hh, void *db_ih, void *db_hh) {
+    const struct rnn_direction *d = gradients->direction;
+    const struct rnn_phase_weights *weights = &d->phase[phase];
+    if (d->input == 0) dw_ih = NULL;
+    if (!dw_ih && !dw_hh && !db_ih && !db_hh) return;
+    gradients->set[gradients->count++] = (struct rnn_gradient_set){
+        .weight = {.engine = d->engine,
+                   .dtype = d->dtype,
+                   .gates = recurrent ? &weights->recurrent : &weights->input,
+                   .lda = d->padded * weights->info->inputs,
+                   .part = {{.ldb = d->input, .columns = d->input, .dw = dw_ih},
+                            {.ldb = d->padded, .columns = d->hidden, .dw = dw_hh}}},
+        .phase = phase,
+        .recurrent = recurrent,
+        .width = d->padded * weights->info->inputs,
+        .db = {db_ih, db_hh}};
+}
+
+void rnn_parameter_gradients_plan(struct rnn_parameter_gradients *gradients,
+                                  const struct rnn_direction *direction,
+                                  const rnn_gradients *wanted, int shares) {
+    const rnn_gradients none = {NULL, NULL, NULL, NULL};
+    const rnn_gradients *g = wanted ? wanted : &none;
+    memset(gradients, 0, sizeof *gradients);
+    gradients->direction = direction;
+    gradients->shares = shares;
+    for (size_t p = 0; p < direction->cell->phases; p++)
+        if (rnn_gates_differ(&direction->phase[p])) {
+            add_set(gradients, p, 0, g->w_ih, NULL, g->b_ih, NULL);
+            add_set(gradients, p, 1, NULL, g->w_hh, NULL, g->b_hh);
+        } else {
+            add_set(gradients, p, 0, g->w_ih, g->w_hh, g->b_ih, g->b_hh);
+        }
+}
+
+/* Add up the sizes (`arena` NULL), or take the pieces. One scratch serves all sets in turn. */
+static rnn_status pieces(struct rnn_parameter_gradients *gradients, rnn_arena *arena,
+                         size_t *bytes) {
+    const size_t size = gradients->direction->real_size, shares = (size_t)gradients->shares;
+    size_t scratch = 0;
+    char *area = NULL;
+#define PIECE(target, count, each)                       \
+    do {                                                 \
+        if (arena)                                       \
+            target = rnn_arena_take(arena, count, each); \
+        else                                             \
+            RNN_TRY(rnn_size_add(bytes, count, each));   \
+    } while (0)
+    for (size_t s = 0; s < gradients->count; s++) {
+        struct rnn_gradient_set *set = &gradients->set[s];
+        const size_t each = rnn_gradient_scratch(set->weight.gates, size, gradients->shares);
+        if (each > scratch) scratch = each;
+        PIECE(set->sums, 1, set->width * size);
+        for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
+            struct rnn_gradient_part *part = &set->weight.part[p];
+            if (part->dw)
+                PIECE(part->acc, shares,
+                      rnn_gradient_accumulators(set->weight.gates, part->columns, size,
+                                                gradients->shares));
+        }
+    }
+    PIECE(area, shares, scratch);
+#undef PIECE
+    for (size_t s = 0; s < gradients->count; s++) {
+        gradients->set[s].weight.scratch = area;
+        gradients->set[s].weight.scratch_size = scratch;
+    }
+    return RNN_OK;
+}
+
+rnn_status rnn_parameter_gradients_size(const struct rnn_parameter_gradients *gradients,
+                                        size_t *bytes) {
+    struct rnn_parameter_gradients copy = *gradients;
+    return pieces(&copy, NULL, bytes);
+}
+
+void rnn_parameter_gradients_take(struct rnn_parameter_gradients *gradients, rnn_arena *arena) {
+    pieces(gradients, arena, NULL);
+}
+
+/* The shares of a rank. One that is no longer of the team has none. */
+static int first_share(const struct rnn_parameter_gradients *gradients, const rnn_team *team,
+                       int rank) {
+    return rank < team->size ? rank : gradients->shares;
+}
+
+/* The columns of a set's gate gradients that a share has. */
+static void columns_of(const struct rnn_parameter_gradients *gradients,
+                       const struct rnn_gradient_set *set, int share, size_t *begin, size_t *end) {
+    rnn_team_share(set->width, RNN_LANES, share, gradients->shares, begin, end);
+}
+
+void rnn_parameter_gradients_clear(const struct rnn_parameter_gradients *gradients,
+                                   const rnn_team *team, int rank) {
+    const size_t size = gradients->direction->real_size;
+    for (int share = first_share(gradients, team, rank); share < gradients->shares;
+         share += team->size)
+        for (size_t s = 0; s < gradients->count; s++) {
+            const struct rnn_gradient_set *set = &gradients->set[s];
+            size_t begin, end;
+            columns_of(gradients, set, share, &begin, &end);
+            memset(set->sums + begin * size, 0, (end - begin) * size);
+            rnn_weight_gradient_clear(&set->weight, share, gradients->shares);
+        }
+}
+
+static void add_to_set(const struct rnn_parameter_gradients *gradients,
+                       const struct rnn_gradient_set *set, const struct rnn_gradient_chunk *chunk,
+                       int share) {
+    const size_t size = gradients->direction->real_size, p = set->phase;
+    const char *dgates = set->recurrent ? chunk->dgates_h[p] : chunk->dgates[p];
+    struct rnn_weight_gradient weight = set->weight;
+    size_t begin, end;
+    columns_of(gradients, set, share, &begin, &end);
+    if (set->db[0] || set->db[1])
+        gradients->direction->kernels->column_sum(
+            &(struct rnn_column_sum){.rows = chunk->rows,
+                                     .width = end - begin,
+                                     .x = dgates + begin * size,
+                                     .ldx = set->width,
+                                     .y = set->sums + begin * size});
+    weight.rows = chunk->rows;
+    weight.a = dgates;
+    weight.part[0].b = chunk->x;
+    weight.part[1].b = p == 0 ? chunk->h_before : chunk->reset_h;
+    rnn_weight_gradient_add(&weight, share, gradients->shares);
+}
+
+void rnn_parameter_gradients_add(const struct rnn_parameter_gradients *gradients,
+                                 const struct rnn_gradient_chunk *chunk, const rnn_team *team,
+                                 int rank) {
+    for (int share = first_share(gradients, team, rank); share < gradients->shares;
+         share += team->size)
+        for (size_t s = 0; s < gradients->count; s++)
+            add_to_set(gradients, &gradients->set[s], chunk, share);
+}
+
+static void add_bias(void *db, size_t index, const void *sums, size_t from, rnn_dtype dtype) {
+    if (!db) return;
+    if (dtype == RNN_FLOAT32)
+        ((float *)db)[index] += ((const float *)sums)[from];
+    else
+        ((double *)db)[index] += ((const double *)sums)[from];
+}
+
+/* db[gate * hidden + unit] += the sum of that gate's gradients. */
+static void finish_biases(const struct rnn_parameter_gradients *gradients,
+                          const struct rnn_gradient_set *set, int share) {
+    const struct rnn_direction *d = gradients->direction;
+    const struct rnn_gates *gates = set->weight.gates;
+    size_t begin, end;
+    columns_of(gradients, set, share, &begin, &end);
+    for (size_t m = begin; m < end; m++) {
+        const size_t group = m / RNN_LANES;
+        const size_t unit = group / gates->count * RNN_LANES + m % RNN_LANES;
+        const size_t to = (size_t)gates->gate[group % gates->count] * d->hidden + unit;
+        for (int k = 0; unit < d->hidden && k < 2; k++)
+            add_bias(set->db[k], to, set->sums, m, d->dtype);
+    }
+}
+
+void rnn_parameter_gradients_finish(const struct rnn_parameter_gradients *gradients,
+                                    const rnn_team *team, int rank) {
+    for (int share = first_share(gradients, team, rank); share < gradients->shares;
+         share += team->size)
+        for (size_t s = 0; s < gradients->count; s++) {
+            finish_biases(gradients, &gradients->set[s], share);
+            rnn_weight_gradient_finish(&gradients->set[s].weight, share, gradients->shares);
+        }
+}

@@ -1,0 +1,57 @@
+/* gradients.h - gradients of a direction's weights and biases, chunk by chunk of packed rows.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef RNN_SEQUENCE_GRADIENTS_H
+#define RNN_SEQUENCE_GRADIENTS_H
+
+#include "core/memory.h"
+#include "sequence/direction.h"
+
+/* What the way back has computed of one chunk. */
+struct rnn_gradient_chunk {
+    size_t rows;
+    const void *x;                        /* [rows][input] */
+    const void *h_before;                 /* [rows][padded] hidden states before each step */
+    const void *reset_h;                  /* [rows][padded] GRU_BEFORE only */
+    const void *dgates[RNN_PHASES_MAX];   /* for the input part of each phase */
+    const void *dgates_h[RNN_PHASES_MAX]; /* for the recurrent part; often the same */
+};
+
+/* Gate gradients with the weights and biases that they are for: input part, recurrent part, or
+ * both where they are the same. */
+struct rnn_gradient_set {
+    struct rnn_weight_gradient weight;
+    size_t phase;
+    int recurrent; /* takes dgates_h */
+    size_t width;  /* of a row of gate gradients */
+    void *db[2];   /* NULL: not wanted */
+    char *sums;    /* of the columns */
+};
+
+/* Shares are fixed when memory is: a team may come, or become, smaller. */
+struct rnn_parameter_gradients {
+    const struct rnn_direction *direction;
+    int shares;
+    size_t count; /* 0: no gradient is wanted */
+    struct rnn_gradient_set set[2 * RNN_PHASES_MAX];
+};
+
+/* Say what is wanted; `wanted` may be NULL. */
+void rnn_parameter_gradients_plan(struct rnn_parameter_gradients *gradients,
+                                  const struct rnn_direction *direction,
+                                  const rnn_gradients *wanted, int shares);
+
+/* The bytes of its work areas, and these taken from an arena. */
+rnn_status rnn_parameter_gradients_size(const struct rnn_parameter_gradients *gradients,
+                                        size_t *bytes);
+void rnn_parameter_gradients_take(struct rnn_parameter_gradients *gradients, rnn_arena *arena);
+
+/* Clear once, add each chunk, finish once: this thread's shares; no barrier. */
+void rnn_parameter_gradients_clear(const struct rnn_parameter_gradients *gradients,
+                                   const rnn_team *team, int rank);
+void rnn_parameter_gradients_add(const struct rnn_parameter_gradients *gradients,
+                                 const struct rnn_gradient_chunk *chunk, const rnn_team *team,
+                                 int rank);
+void rnn_parameter_gradients_finish(const struct rnn_parameter_gradients *gradients,
+                                    const rnn_team *team, int rank);
+
+#endif
