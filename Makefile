@@ -3,7 +3,7 @@
 #
 #   make demo    environment, build, then `rnncore demo`     (DEMO="--seconds 30" adds options)
 #   make test    environment, build, then the test suite     (TEST="-k lstm" adds options)
-#   make bench   the benchmarks of bench/
+#   make bench   the race of bench/ against what is installed  (BENCH="--quick" adds options)
 #   make lib     the C library alone, without Python, into build/lib
 #   make docs    where the documents are
 #   make clean   remove what was built, and the environment
@@ -27,8 +27,8 @@ demo: $(VENV)/.demo $(VENV)/.built
 test: $(VENV)/.test $(VENV)/.built
 	$(BIN)/python -m pytest $(TEST)
 
-bench: $(VENV)/.test $(VENV)/.built
-	$(BIN)/python -m pytest bench/bench_lstm.py --benchmark-only --benchmark-enable -p no:cacheprovider $(BENCH)
+bench: $(VENV)/.installed $(VENV)/.built
+	$(BIN)/python -m bench $(BENCH)
 
 lib:
 	@command -v cmake >/dev/null || { echo "make: there is no cmake" >&2; exit 1; }

@@ -83,21 +83,30 @@ static void lower_int8(int8_t *restrict out, const float *restrict panel, size_t
 /* Inner values of a word. */
 static size_t word_values(rnn_weight_format format) { return format == RNN_WEIGHTS_INT8 ? 4 : 2; }
 
+size_t rnn_matrix_bytes(const struct rnn_matrix *matrix) {
+    const size_t columns = matrix->panels.total * RNN_LANES, inner = matrix->panels.inner;
+    if (matrix->format == RNN_WEIGHTS_REAL)
+        return columns * inner * rnn_kernels_of(matrix->engine, matrix->dtype)->real_size;
+    const size_t values = word_values(matrix->format);
+    const size_t words = round_up(inner, values) / values * columns;
+    const int scaled = matrix->format == RNN_WEIGHTS_INT8;
+    return words * sizeof(uint32_t) + scaled * columns * (sizeof(float) + sizeof(int32_t));
+}
+
 rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format) {
     const struct rnn_panels from = matrix->panels;
+    struct rnn_matrix lowered = *matrix;
     const size_t values = word_values(format), all = from.total * RNN_LANES;
     const size_t words = round_up(from.inner, values) / values;
-    const size_t tables = format == RNN_WEIGHTS_INT8 ? 2 : 0; /* scales and starts */
     void *memory;
-    size_t bytes = 0;
     if (format == RNN_WEIGHTS_INT8 && from.inner > RNN_INT8_INNER_MAX)
         return rnn_fail(RNN_ERR_UNSUPPORTED,
                         "int8 weights with %zu inputs, expected at most %d: sums would overflow",
                         from.inner, RNN_INT8_INNER_MAX);
-    RNN_TRY(rnn_size_add(&bytes, words + tables, all * sizeof(uint32_t)));
-    RNN_TRY(rnn_pool_take(matrix->engine->pool, &memory, bytes));
+    lowered.format = format;
+    RNN_TRY(rnn_pool_take(matrix->engine->pool, &memory, rnn_matrix_bytes(&lowered)));
     char *data = memory;
-    float *scale = (float *)memory + words * all;
+    float *scale = (float *)memory + words * all; /* int8 only, as the starts */
     int32_t *start = (int32_t *)memory + (words + 1) * all;
     for (size_t q = 0; q < from.total; q += from.groups) {
         const size_t groups = from.total - q < from.groups ? from.total - q : from.groups;
@@ -110,8 +119,7 @@ rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format)
             lower_bfloat16((uint16_t *)(void *)out, panel, columns, from.inner);
     }
     rnn_matrix_free(matrix);
-    matrix->panels.data = data;
-    matrix->bytes = bytes;
-    matrix->format = format;
+    lowered.panels.data = data;
+    *matrix = lowered;
     return RNN_OK;
 }

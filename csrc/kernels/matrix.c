@@ -94,9 +94,8 @@ static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, 
         return rnn_fail(RNN_ERR_MEMORY, "a weight of %zu x %zu is too large", inner, total);
     size_t bytes = 0;
     RNN_TRY(rnn_size_add(&bytes, columns, rnn_kernels_of(engine, dtype)->real_size));
-    RNN_TRY(rnn_pool_take(engine->pool, &data, bytes));
+    RNN_TRY(rnn_pool_take(engine->pool, &data, rnn_matrix_bytes(matrix)));
     matrix->panels.data = data;
-    matrix->bytes = bytes;
     return RNN_OK;
 }
 
@@ -150,7 +149,7 @@ rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engin
 
 void rnn_matrix_free(struct rnn_matrix *matrix) {
     if (matrix->panels.data)
-        rnn_pool_give(matrix->engine->pool, (void *)matrix->panels.data, matrix->bytes);
+        rnn_pool_give(matrix->engine->pool, (void *)matrix->panels.data, rnn_matrix_bytes(matrix));
     matrix->panels.data = NULL;
 }
 

@@ -27,7 +27,6 @@ struct rnn_matrix {
     int blas;                 /* prepared for BLAS: data is one row-major [inner][total * 16] */
     struct rnn_panels panels; /* panels.data NULL: not prepared */
     rnn_weight_format format; /* RNN_WEIGHTS_REAL: the panels are of the dtype */
-    size_t bytes;             /* of data */
 };
 
 /* Prepare weight [gates * units, inner] (row stride `ld`) to map `inner` values to gates in panel
@@ -45,6 +44,9 @@ void rnn_matrix_free(struct rnn_matrix *matrix);
 
 /* Turn a matrix packed in panels of float into `format`. On failure it is as before. */
 rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format);
+
+/* Bytes of a prepared matrix. */
+size_t rnn_matrix_bytes(const struct rnn_matrix *matrix);
 
 /* Whether a product of this many rows in all takes the BLAS route. */
 int rnn_use_blas(const rnn_engine *engine, rnn_dtype dtype);

@@ -188,7 +188,7 @@ size_t rnn_session_bytes(const rnn_session *session) {
     for (size_t i = 0; i < session->count; i++) {
         const struct rnn_layer *layer = &session->layers[i];
         bytes += layer_vectors(layer) * session->real_size;
-        if (layer->matrix.panels.data) bytes += layer->matrix.bytes;
+        if (layer->matrix.panels.data) bytes += rnn_matrix_bytes(&layer->matrix);
         for (int k = 0; k < layer->directions; k++)
             bytes += rnn_direction_bytes(&layer->direction[k]);
     }

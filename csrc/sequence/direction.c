@@ -147,7 +147,8 @@ size_t rnn_direction_bytes(const struct rnn_direction *direction) {
     size_t bytes = 0;
     for (size_t p = 0; p < direction->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &direction->phase[p];
-        bytes += phase->width * direction->real_size + phase->w_ih.bytes + phase->w_hh.bytes;
+        bytes += phase->width * direction->real_size + rnn_matrix_bytes(&phase->w_ih) +
+                 rnn_matrix_bytes(&phase->w_hh);
     }
     return bytes;
 }

@@ -1,0 +1,187 @@
+"""The command line of the race: `python -m bench`, from the repository's root."""
+# SPDX-License-Identifier: Apache-2.0
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from bench import ceilings, crowded, engine_calls, footprint, machine, report
+from bench.contestants import MODULES, OURS
+from bench.race import Race
+from bench.workloads import WORKLOADS, selected
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+SECONDS, QUICK_SECONDS = 2.0, 0.7
+
+
+def parser():
+    """The command line's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Race rnncore against its peers and write the results as Markdown. "
+        "Contestants that are not installed are reported as absent.",
+    )
+    options.add_argument(
+        "--workload",
+        action="append",
+        choices=sorted(WORKLOADS),
+        help="only this workload; may be repeated",
+    )
+    options.add_argument(
+        "--cell",
+        action="append",
+        metavar="TEXT",
+        help="only cases whose name has this in it, e.g. gru, H256, step-lstm-H64; may be repeated",
+    )
+    options.add_argument(
+        "--contestant",
+        action="append",
+        choices=list(MODULES),
+        help="only this contestant; may be repeated",
+    )
+    options.add_argument(
+        "--threads",
+        type=_threads,
+        action="append",
+        metavar="N",
+        help="number of threads; may be repeated (default: 1 and 2)",
+    )
+    options.add_argument(
+        "--quick", action="store_true", help="a few cases of each workload, less time for each"
+    )
+    options.add_argument(
+        "--seconds",
+        type=_seconds,
+        help=f"budget of a case, about (default {SECONDS}, with --quick {QUICK_SECONDS})",
+    )
+    options.add_argument(
+        "--output",
+        type=Path,
+        default=RESULTS,
+        help="the Markdown file (default bench/RESULTS.md); '-' prints it",
+    )
+    options.add_argument("--json", type=Path, help="also keep everything measured in this file")
+    options.add_argument(
+        "--render", type=Path, metavar="JSON", help="measure nothing, report what --json has kept"
+    )
+    options.add_argument(
+        "--cases-only",
+        action="store_true",
+        help="neither calls from C, nor the busy process, nor import time and sizes; so it is also "
+        "with --workload or --cell",
+    )
+    options.add_argument("--list", action="store_true", help="name the cases chosen, and stop")
+    return options
+
+
+def _threads(text):
+    if text.isdigit() and 1 <= int(text) <= machine.cpu_count():
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"is {text}, expected 1 to {machine.cpu_count()}, the CPUs of this process"
+    )
+
+
+def _seconds(text):
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if 0 < number < float("inf"):
+        return number
+    raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
+
+
+def main(arguments=None):
+    """Run the race."""
+    options = parser().parse_args(arguments)
+    if options.render:
+        measured = json.loads(options.render.read_text(encoding="utf-8"))
+        return _write(measured, options.output)
+    cases = selected(options.workload, options.cell, options.quick)
+    if not cases:
+        raise SystemExit("bench: no case fits these options; --list shows the names")
+    if options.list:
+        print("\n".join(case.name for case in cases))
+        return 0
+    return _write(measure(options, cases), options.output)
+
+
+def measure(options, cases):
+    """Everything the report is made from, as JSON can keep it.
+
+    Ctrl-C ends the race early; what was measured until then is reported, and says so.
+    """
+    began = time.monotonic()
+    threads = options.threads or [n for n in (1, 2) if n <= machine.cpu_count()]
+    measured = {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "command": "python -m bench " + " ".join(sys.argv[1:]),
+        "machine": machine.describe(),
+        "threads": sorted(set(threads)),
+        "seconds": options.seconds or (QUICK_SECONDS if options.quick else SECONDS),
+        "records": [],
+    }
+    print("ceilings of the machine", file=sys.stderr, flush=True)
+    measured["ceilings"] = ceilings.measure(measured["threads"]).rows()
+
+    def keep():
+        measured["machine"]["load after"] = machine.load()
+        measured["minutes"] = (time.monotonic() - began) / 60
+        if options.json:
+            options.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+
+    try:
+        _race(measured, options, cases, keep)
+    except KeyboardInterrupt:
+        measured["command"] += " (interrupted)"
+    keep()
+    return measured
+
+
+def _race(measured, options, cases, keep):
+    """All cases on each number of threads, then what is not a case; `keep` after each."""
+    names = [name for name in MODULES if not options.contestant or name in options.contestant]
+    for count in measured["threads"]:
+        print(f"{len(cases)} cases on {count} thread(s)", file=sys.stderr, flush=True)
+        with Race(names, count) as race:
+            measured |= {"versions": race.versions, "missing": race.missing}
+            for name, reason in race.missing.items():
+                print(f"{name} is missing: {reason}", file=sys.stderr)
+            for case in cases:
+                measured["records"].append(race.run(case, measured["seconds"]))
+                print(report.progress_line(measured["records"][-1]), file=sys.stderr, flush=True)
+                keep()
+    if OURS in names and not (options.cases_only or options.workload or options.cell):
+        _measure_the_rest(measured, names)
+
+
+def _measure_the_rest(measured, names):
+    """What is not a case: calls from C, a busy machine, what an import costs."""
+    threads, seconds = measured["threads"], measured["seconds"]
+    print("calls from C", file=sys.stderr, flush=True)
+    measured["engine_calls"] = [
+        call for count in threads for call in engine_calls.measure(count, seconds)
+    ]
+    if crowded.available():
+        print("two threads beside a busy process", file=sys.stderr, flush=True)
+        measured["crowded"] = crowded.measure(seconds)
+    print("import time, memory, size", file=sys.stderr, flush=True)
+    present = [name for name in names if name not in measured["missing"]]
+    measured["footprint"] = footprint.measure(present)
+
+
+def _write(measured, path):
+    text = report.markdown(measured)
+    if str(path) == "-":
+        print(text)
+    else:
+        path.write_text(text, encoding="utf-8")
+        print(f"written: {path}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,360 @@
+"""The race's own arithmetic: cases, statistics, floors, comparisons, bars, the report."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+if not (ROOT / "bench").exists():
+    pytest.skip("the sources are not here", allow_module_level=True)
+sys.path.append(str(ROOT))  # behind everything else, so that rnncore stays the one that is tested
+
+# ruff: noqa: E402 - only now can it be found
+from bench import (
+    agreement,
+    bars,
+    callgrind,
+    ceilings,
+    problem,
+    report,
+    results,
+    stats,
+    tables,
+    workloads,
+)
+from bench.workloads import Case
+
+FIGURES = """\
+fma_avx2 1 100e9
+dot_int8 1 400e9
+read_16384 1 200e9
+read_65536 1 100e9
+read_1048576 1 50e9
+fma_avx2 2 200e9
+read_16384 2 400e9
+read_65536 2 200e9
+barrier 2 2e7
+"""
+
+
+@pytest.fixture
+def machine():
+    return ceilings.parse(FIGURES)
+
+
+def record(case, ours, peers, threads=1, **fields):
+    """A case's record: turns of ours, and of each peer by contestant."""
+    sides = {"rnncore": ours, **peers}
+    timed = {
+        name: {
+            "contestant": name,
+            "turns": turns,
+            "seconds": stats.median(turns),
+            "first": 1e-3,
+            "error": 2e-3,
+        }
+        for name, turns in sides.items()
+        if turns
+    }
+    return {
+        "case": dataclasses.asdict(case),
+        "name": case.name,
+        "threads": threads,
+        "results": timed,
+        "absent": {},
+        "void": {},
+        "valid_steps": case.steps * case.batch,
+        "took": 1.0,
+        **fields,
+    }
+
+
+def race(*records):
+    return {
+        "date": "2026-01-01 00:00 UTC",
+        "command": "python -m bench",
+        "machine": {"CPU": "one of ours"},
+        "versions": {"rnncore": "0.1.0"},
+        "missing": {"JAX": "not installed: No module named 'jax'"},
+        "threads": [1, 2],
+        "seconds": 1.0,
+        "minutes": 3.0,
+        "ceilings": ceilings.parse(FIGURES).rows(),
+        "records": list(records),
+    }
+
+
+# ---- cases ----------------------------------------------------------------------------------
+
+
+def test_names_of_cases_are_unique_and_the_quick_ones_exist():
+    names = [case.name for case in workloads.CASES]
+    assert len(set(names)) == len(names) > 100
+    assert set(names) >= workloads.QUICK
+    assert {case.workload for case in workloads.CASES} == set(workloads.WORKLOADS)
+
+
+def test_selection():
+    assert len(workloads.selected()) == len(workloads.CASES)
+    steps = workloads.selected(["step"], ["gru", "rnn"])
+    assert {case.cell for case in steps} == {"gru", "rnn"}
+    assert {case.workload for case in steps} == {"step"}
+    assert {case.name for case in workloads.selected(quick=True)} == workloads.QUICK
+
+
+def test_a_problem_is_the_same_each_time_and_has_the_shapes_of_its_case():
+    case = Case("ragged", "gru", 8, 5, 400, layers=2, directions=2)
+    one, two = problem.make(case), problem.make(case)
+    assert one.x.shape == (400, 5, 8)
+    assert np.array_equal(one.x, two.x)
+    assert one.weights["weight_ih_l1_reverse"].shape == (24, 16)
+    assert one.lengths.max() == 400
+    assert one.lengths.min() >= 1
+    assert one.valid_steps == one.lengths.sum() < 5 * 400
+
+
+# ---- statistics -----------------------------------------------------------------------------
+
+
+def test_percentile():
+    values = list(range(1, 101))
+    assert stats.percentile(values, 0.5) == 50
+    assert stats.percentile(values, 0.99) == 99
+    assert stats.percentile(values, 0.999) == 100
+    assert stats.percentile([3.0], 0.5) == 3.0
+
+
+def test_paired_ratio_does_not_see_a_machine_that_slows_down():
+    assert stats.paired_ratio([1, 10, 100], [2, 20, 200]) == 2
+    with pytest.raises(ValueError, match="shorter"):
+        stats.paired_ratio([1, 2], [1])
+
+
+def test_geometric_mean():
+    assert stats.geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
+    assert stats.geometric_mean(iter([8.0])) == pytest.approx(8.0)
+
+
+# ---- ceilings and floors --------------------------------------------------------------------
+
+
+def test_peaks(machine):
+    assert machine.peak("float32", 1) == 100e9
+    assert machine.peak("int8", 1) == 400e9
+    assert machine.peak("int8", 2) == 200e9  # no figure of its own: as float32
+    assert ceilings.Ceilings.of_rows(machine.rows()) == machine
+
+
+def test_bandwidth_is_interpolated_over_the_size(machine):
+    assert machine.bandwidth(1024, 1) == 200e9
+    assert machine.bandwidth(32768, 1) == pytest.approx(150e9)
+    assert machine.bandwidth(65536, 1) == 100e9
+    assert machine.bandwidth(1 << 30, 1) == 50e9
+    assert machine.bandwidth(2 * 65536, 2) == 200e9  # half of it each
+
+
+def test_cost_counts_products_and_weights():
+    step = ceilings.cost(Case("step", "lstm", 64), 1)
+    assert step.operations == 2 * 4 * 64 * 128
+    assert step.weights == 4 * (4 * 64 * 128)
+    sequence = ceilings.cost(Case("sequence", "lstm", 64, steps=100), 100)
+    assert (sequence.weights, sequence.passes) == (4 * (4 * 64 * 64), 100)
+    training = ceilings.cost(Case("training", "lstm", 64, steps=100), 100)
+    assert training.operations == 3 * sequence.operations
+    low = ceilings.cost(Case("step", "lstm", 64, precision="int8"), 1)
+    assert low.weights == step.weights / 4
+
+
+def test_floors(machine):
+    step = ceilings.floors(Case("step", "lstm", 64), 1, machine, 1)
+    assert step.bound == "reading weights"
+    assert step.together == step.reading > step.arithmetic
+    batch = ceilings.floors(Case("batch", "lstm", 64, 64, 50), 3200, machine, 1)
+    assert batch.bound == "arithmetic"
+    assert batch.together == pytest.approx(batch.arithmetic)
+
+
+# ---- agreement ------------------------------------------------------------------------------
+
+
+def test_difference_of_outputs_is_absolute_and_of_gradients_relative():
+    reference, found = [np.array([100.0, 1.0])], [np.array([100.0, 1.5])]
+    assert agreement.difference(Case("step", "rnn", 2), reference, found) == 0.5
+    assert agreement.difference(Case("training", "rnn", 2), reference, found) == 0.005
+
+
+@pytest.mark.parametrize(
+    "found", [[], [np.zeros(3)], [np.array([0.0, np.nan])], [np.array([0.0, np.inf])]]
+)
+def test_what_has_another_shape_or_is_not_finite_differs(found):
+    assert agreement.difference(Case("step", "rnn", 2), [np.zeros(2)], found) == np.inf
+
+
+def test_every_case_has_a_tolerance():
+    assert all(0 < agreement.tolerance(case) < 0.2 for case in workloads.CASES)
+
+
+# ---- the report -----------------------------------------------------------------------------
+
+
+def test_figures_in_a_readers_units():
+    assert tables.duration(1.234e-7) == "0.12 us"
+    assert tables.duration(45.64e-3) == "45.6 ms"
+    assert tables.duration(2.0) == "2.00 s"
+    assert tables.duration(None) == "-"
+    assert tables.ratio(0.954) == "**0.95x**"
+    assert tables.ratio(12.34) == "12.3x"
+
+
+def test_report_shows_lost_absent_and_void_cells():
+    step, batch = Case("step", "lstm", 64), Case("batch", "gru", 128, 8, 50)
+    text = report.markdown(
+        race(
+            record(step, [1e-6] * 3, {"NumPy": [2e-6] * 3, "PyTorch": [8e-7] * 3}),
+            record(
+                batch,
+                [],
+                {"NumPy": [1e-3] * 3},
+                absent={"rnncore": "has not learnt it"},
+                void={"OpenVINO": "differs by 1.0e+00"},
+            ),
+        )
+    )
+    assert "**0.80x**" in text
+    assert "## Lost: 1 of 1 cells" in text
+    assert "| step-lstm-H64 | 1 | PyTorch | **0.80x** |" in text
+    assert "has not learnt it" in text
+    assert "differs by 1.0e+00" in text
+    assert "not installed: No module named 'jax'" in text
+    assert "| batch-gru-B8-T50-H128 | 1 | not available |" in text
+
+
+def test_progress_line():
+    case = Case("step", "lstm", 64)
+    line = report.progress_line(
+        record(case, [1e-6], {"NumPy": [2e-6]}, void={"JAX": "its process ended"})
+    )
+    assert (
+        line == "1 thr step-lstm-H64: rnncore 1.00 us, NumPy 2.00 us, JAX VOID (its process ended)"
+    )
+
+
+# ---- bars -----------------------------------------------------------------------------------
+
+
+def judged(measured, workload):
+    found = bars.evaluate(results.rows(measured), measured)
+    return next(bar for bar in found if bar.workload == workload)
+
+
+def sequences(*ratios):
+    """Records of sequences in which we are so many times faster."""
+    sizes = (64, 128, 256, 512, 1024)
+    return race(
+        *(
+            record(
+                Case("sequence", "lstm", hidden, steps=100), [1e-3] * 3, {"NumPy": [r * 1e-3] * 3}
+            )
+            for hidden, r in zip(sizes, ratios, strict=False)
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratios", "met", "aimed"),
+    [
+        pytest.param((1.5, 1.5), True, True, id="met"),
+        pytest.param((1.0, 1.5), True, False, id="the-aim-is-missed"),
+        pytest.param((0.99, 3.0), False, True, id="one-cell-is-lost"),
+        pytest.param((1.1, 1.1), False, False, id="the-mean-is-missed"),
+    ],
+)
+def test_sequence_bar(ratios, met, aimed):
+    bar = judged(sequences(*ratios), "sequence")
+    assert (bar.met, bar.aimed) == (met, aimed)
+
+
+def test_what_was_not_measured_is_not_judged():
+    found = bars.evaluate([], {})
+    assert all(bar.met is None for bar in found)
+    assert "0 of 0 bars" in bars.markdown(found)
+
+
+def test_void_outputs_miss_a_bar():
+    case = Case("sequence", "lstm", 64, steps=100)
+    measured = race(record(case, [], {"NumPy": [1e-3]}, void={"rnncore": "differs by 1.0"}))
+    assert judged(measured, "sequence").met is False
+
+
+def test_the_ragged_bar_compares_with_the_batch_without_lengths():
+    ragged, full = (Case(workload, "gru", 256, 32, 400) for workload in ("ragged", "full"))
+    for seconds, met in ((0.25, True), (0.30, False)):
+        measured = race(
+            record(ragged, [seconds] * 3, {}, valid_steps=3200), record(full, [1.0] * 3, {})
+        )
+        assert judged(measured, "ragged batch").met is met
+
+
+def test_peers_that_a_bar_names_are_the_only_ones_it_sees():
+    case = Case("ragged", "lstm", 256, 32, 400)
+    peers = {"NumPy": [1e-3] * 3, "PyTorch": [4e-3] * 3, "ONNX Runtime": [1.1e-3] * 3}
+    measured = race(record(case, [1e-3] * 3, peers))
+    assert judged(measured, "ragged batch / PyTorch").met is True
+    assert judged(measured, "ragged batch / ONNX Runtime").met is False
+
+
+def test_bars_of_constants_and_costs():
+    measured = race()
+    measured["engine_calls"] = [
+        {"kind": "step", "cell": "lstm", "hidden": 16, "threads": 1, "seconds": 0.08e-6},
+        {"kind": "int8 step", "cell": "lstm", "hidden": 256, "threads": 1, "seconds": None},
+    ]
+    measured["crowded"] = [{"name": "step", "one": 1.0, "two": 1.3, "slowdown": 1.3}]
+    measured["footprint"] = [
+        {"name": "rnncore", "import": 0.080, "resident": 30e6, "wheel": 2e6},
+        {"name": "NumPy", "import": 0.060, "resident": 25e6},
+    ]
+    assert judged(measured, "C step / RTNeural").met is True
+    assert judged(measured, "C step / RTNeural").aimed is False
+    assert judged(measured, "C int8 LSTM step / oneDNN").met is None
+    assert judged(measured, "two threads beside a busy process").met is False
+    bar = judged(measured, "import over NumPy, ms")
+    assert (bar.figure, bar.met, bar.aimed) == ("20.0", True, False)
+    assert judged(measured, "wheel, MB").aimed is False
+    assert judged(measured, "resident memory over NumPy, MB").met is True
+
+
+# ---- the guard of instruction counts --------------------------------------------------------
+
+
+def test_counts_are_held_to_the_record_of_their_compiler():
+    records = {"gcc 12": {"step": 1000, "run": 2000}, "gcc 13": {"step": 1100, "run": 2000}}
+    assert callgrind.compare({"step": 1029, "run": 1941}, records, "gcc 12")[1] == []
+    assert callgrind.compare({"step": 1031, "run": 2000}, records, "gcc 12")[1] == ["step"]
+    assert callgrind.compare({"step": 1000, "run": 1900}, records, "gcc 12")[1] == ["run"]
+    assert callgrind.compare({"step": 1031, "run": 2000}, records, "gcc 13")[1] == ["step"]
+
+
+def test_another_compiler_is_held_loosely_and_told_so():
+    records = {"gcc 12": {"step": 1000}}
+    lines, wrong = callgrind.compare({"step": 1200}, records, "clang 20")
+    assert wrong == []
+    assert "nothing is recorded for clang 20" in lines[0]
+    assert callgrind.compare({"step": 1400}, records, "clang 20")[1] == ["step"]
+
+
+def test_calls_on_one_side_only_are_wrong():
+    records = {"gcc 12": {"step": 1000, "gone": 5}}
+    assert callgrind.compare({"step": 1000, "new": 7}, records, "gcc 12")[1] == ["gone", "new"]
+    assert callgrind.compare({"step": 1000}, {}, "gcc 12")[1] == ["step"]
+
+
+def test_the_record_has_ten_calls():
+    records = json.loads(callgrind.RECORDS.read_text(encoding="utf-8"))
+    assert records
+    assert all(len(counts) == 10 for counts in records.values())
