@@ -210,7 +210,8 @@ RNN_API rnn_status rnn_session_create(const rnn_engine *engine, rnn_dtype dtype,
 RNN_API void rnn_session_free(rnn_session *session);
 
 /* Keep the weights of the recurrent layers added from here on in `format`. Others than
- * RNN_WEIGHTS_REAL need a session of float32 and always run on our own kernels. */
+ * RNN_WEIGHTS_REAL need a session of float32 and always run on our own kernels; int8 layers have at
+ * most 65536 inputs and units. */
 RNN_API rnn_status rnn_session_set_weights(rnn_session *session, rnn_weight_format format);
 
 /* Bytes that the weights and biases of all layers take, as they are kept. */
