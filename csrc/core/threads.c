@@ -53,7 +53,7 @@ static inline void pause_cpu(void) {
 #endif
 }
 
-static int64_t now(void) {
+static inline int64_t now(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
