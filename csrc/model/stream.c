@@ -21,6 +21,8 @@ struct stage {
     char *reset_h;               /* [B][padded] */
     char *work;                  /* low precision: work_size bytes a thread */
     size_t work_size;
+    int is_direct;        /* one thread, product and arithmetic in one kernel: no team, */
+    struct rnn_step step; /* and all that a step does not change stands here already */
 };
 
 struct rnn_stream {
@@ -72,6 +74,35 @@ static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_siz
     return RNN_OK;
 }
 
+/* The step of phase p, all panels of it; what x and the work area are is still to be said. */
+static struct rnn_step step_of(const struct stage *stage, size_t rows, size_t p) {
+    const struct rnn_direction *d = &stage->layer->direction[0];
+    const struct rnn_phase_weights *phase = &d->phase[p];
+    return (struct rnn_step){
+        .rows = rows,
+        .hidden = d->hidden,
+        .end = phase->panels,
+        .descending = stage->descending,
+        .gates = stage->gates[p],
+        .ld_gates = phase->width,
+        .bias = phase->bias,
+        .w_ih = phase->w_ih.panels,
+        .a = p == 0 ? stage->h[0] : stage->reset_h,
+        .ld_a = d->padded,
+        .w_hh = phase->w_hh.panels,
+        .h = stage->h[0],
+        .ld_h = d->padded,
+        .c = stage->c,
+        .ld_c = d->padded,
+        .h_out = p + 1 == d->cell->phases ? stage->h[1] : stage->reset_h,
+        .ld_h_out = d->padded,
+        .c_out = stage->c,
+        .ld_c_out = d->padded,
+        .first = stage->gates[0],
+        .ld_first = d->phase[0].width,
+    };
+}
+
 static rnn_status fill_stream(rnn_stream *stream, int threads) {
     const rnn_session *session = stream->session;
     size_t bytes = 0;
@@ -86,9 +117,14 @@ static rnn_status fill_stream(rnn_stream *stream, int threads) {
     }
     RNN_TRY(rnn_arena_create(&stream->arena, session->engine->pool, bytes));
     memset(stream->arena.base, 0, bytes);
-    for (size_t i = 0; i < stream->count; i++)
-        RNN_TRY(stage_pieces(&stream->stages[i], stream->rows, session->real_size, 1,
-                             &stream->arena, NULL));
+    for (size_t i = 0; i < stream->count; i++) {
+        struct stage *stage = &stream->stages[i];
+        RNN_TRY(stage_pieces(stage, stream->rows, session->real_size, 1, &stream->arena, NULL));
+        if (stage->layer->kind != RNN_LAYER_RECURRENT) continue;
+        stage->is_direct = stage->threads == 1 && is_fused(&stage->layer->direction[0]);
+        stage->step = step_of(stage, stream->rows, 0);
+        stage->step.work = stage->work;
+    }
     return RNN_OK;
 }
 
@@ -129,32 +165,10 @@ static void step_phase(const struct step_task *task, size_t p, rnn_team *team, i
     const struct stage *stage = task->stage;
     const struct rnn_direction *d = &stage->layer->direction[0];
     const struct rnn_phase_weights *phase = &d->phase[p];
-    const int last = p + 1 == d->cell->phases;
-    struct rnn_step step = {
-        .rows = task->stream->rows,
-        .hidden = d->hidden,
-        .descending = stage->descending,
-        .gates = stage->gates[p],
-        .ld_gates = phase->width,
-        .bias = phase->bias,
-        .x = task->x,
-        .ldx = task->ldx,
-        .w_ih = phase->w_ih.panels,
-        .a = p == 0 ? stage->h[0] : stage->reset_h,
-        .ld_a = d->padded,
-        .w_hh = phase->w_hh.panels,
-        .h = stage->h[0],
-        .ld_h = d->padded,
-        .c = stage->c,
-        .ld_c = d->padded,
-        .h_out = last ? stage->h[1] : stage->reset_h,
-        .ld_h_out = d->padded,
-        .c_out = stage->c,
-        .ld_c_out = d->padded,
-        .first = stage->gates[0],
-        .ld_first = d->phase[0].width,
-        .work = stage->work + (size_t)rank * stage->work_size,
-    };
+    struct rnn_step step = step_of(stage, task->stream->rows, p);
+    step.x = task->x;
+    step.ldx = task->ldx;
+    step.work = stage->work + (size_t)rank * stage->work_size;
     rnn_team_share(phase->panels, 1, rank, team->size, &step.begin, &step.end);
     if (d->blas) {
         rnn_matrix_multiply(&phase->w_hh,
@@ -196,10 +210,22 @@ static void recurrent_task(rnn_team *team, int rank, void *context) {
 }
 
 /* One thread needs no team: the kernel is called straight away. */
+static void step_direct(struct stage *stage, const void *x, size_t ldx) {
+    struct rnn_step *step = &stage->step;
+    step->x = x;
+    step->ldx = ldx;
+    step->a = step->h = stage->h[0];
+    step->h_out = stage->h[1];
+    step->descending = stage->descending;
+    stage->layer->direction[0].phase[0].step(step);
+}
+
 static void step_recurrent(const rnn_stream *stream, struct stage *stage, const void *x,
                            size_t ldx) {
     struct step_task task = {stream, stage, x, ldx};
-    if (stage->threads == 1)
+    if (stage->is_direct)
+        step_direct(stage, x, ldx);
+    else if (stage->threads == 1)
         recurrent_task(&(rnn_team){.size = 1}, 0, &task);
     else
         rnn_team_run(stage->threads, recurrent_task, &task);
