@@ -25,10 +25,12 @@
 #endif
 
 enum {
-    SPINS = 4000,       /* about 40 us of pauses, far above a step's imbalance */
-    STALLS_CROWDED = 2, /* stalls of a call from which on an elastic team shrinks */
+    SPINS = 4000,        /* about 40 us of pauses, far above a step's imbalance */
+    STALLS_CROWDED = 2,  /* stalls of a call from which on an elastic team shrinks */
+    PATIENCE = 10000000, /* ns to lose before a caller works alone */
     LOST_MIN = 20000, /* ns a call waited for threads without a CPU, from which on it is crowded */
-    PEACE = 40        /* a caller then works alone for this many times as long as it waited */
+    PEACE = 40,       /* a caller then works alone for this many times as long as it waited, */
+    ALONE_MAX = 100000000 /* but for so many ns at most: what crowded the CPUs may be gone */
 };
 
 /* A stall is a wait that outlasted the spinning for a thread that had no CPU. */
@@ -36,6 +38,7 @@ static _Thread_local long switches;    /* this thread's context switches when it
 static _Thread_local int64_t cpu_time; /* and the ns it had computed by then */
 
 #ifdef _OPENMP
+static _Thread_local int64_t lost_lately; /* ns that this thread's last teams lost in a row */
 static _Thread_local int64_t alone_until; /* ns, monotonic; 0: teams are welcome */
 
 /* Set in a forked child: OpenMP's pool did not survive, and waking it would wait for ever. */
@@ -125,12 +128,18 @@ static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
 
 #ifdef _OPENMP
 /* After a call that began when the clock said `began` and the caller had computed for `computed`:
- * what it did not compute is lost to it. Alone for PEACE times as long, it loses a fortieth. */
+ * what it did not compute is lost to it. Threads that woke up on one CPU part within PATIENCE; a
+ * caller that goes on losing works alone, for PEACE times as long: so it loses a fortieth. */
 static void learn(rnn_team *team, int64_t began, int64_t computed) {
+    const int64_t before = lost_lately;
+    lost_lately = 0;
     if (atomic_load(&team->stalls) == 0) return;
     was_switched();
     const int64_t ended = now(), lost = (ended - began) - (cpu_time - computed);
-    if (lost > LOST_MIN) alone_until = ended + PEACE * lost;
+    if (lost <= LOST_MIN) return;
+    lost_lately = before + lost;
+    if (lost_lately > PATIENCE)
+        alone_until = ended + (PEACE * lost < ALONE_MAX ? PEACE * lost : ALONE_MAX);
 }
 
 static void run_team(int threads, rnn_task task, void *context) {

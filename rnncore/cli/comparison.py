@@ -147,6 +147,7 @@ def _compare(sides, settle):
     """Median seconds of each side, in turns of about `TURN` seconds."""
     repeats, slowest = [], 0.0
     for call in sides:
+        settle()
         call()
         seconds = _turn(call, 2)
         repeats.append(max(1, round(TURN / seconds)))
