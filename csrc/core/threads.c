@@ -38,7 +38,8 @@ static _Thread_local long switches;    /* this thread's context switches when it
 static _Thread_local int64_t cpu_time; /* and the ns it had computed by then */
 
 #ifdef _OPENMP
-static _Thread_local int64_t lost_lately; /* ns that this thread's last teams lost in a row */
+static _Thread_local int64_t lost_lately; /* ns that this thread's last teams lost */
+static _Thread_local int64_t lost_last;   /* when it lost the last of them */
 static _Thread_local int64_t alone_until; /* ns, monotonic; 0: teams are welcome */
 
 /* Set in a forked child: OpenMP's pool did not survive, and waking it would wait for ever. */
@@ -127,19 +128,27 @@ static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
 }
 
 #ifdef _OPENMP
-/* After a call that began when the clock said `began` and the caller had computed for `computed`:
- * what it did not compute is lost to it. Threads that woke up on one CPU part within PATIENCE; a
- * caller that goes on losing works alone, for PEACE times as long: so it loses a fortieth. */
-static void learn(rnn_team *team, int64_t began, int64_t computed) {
-    const int64_t before = lost_lately;
-    lost_lately = 0;
-    if (atomic_load(&team->stalls) == 0) return;
-    was_switched();
-    const int64_t ended = now(), lost = (ended - began) - (cpu_time - computed);
-    if (lost <= LOST_MIN) return;
-    lost_lately = before + lost;
-    if (lost_lately > PATIENCE)
+/* After a call that began when the clock said `began` and the caller had computed for `computed`,
+ * and whose share was done at `finished`: what it waited, or did not compute, is lost to it.
+ * Threads that woke up on one CPU part within PATIENCE; a caller that goes on losing works alone,
+ * for PEACE times as long: so it loses a fortieth. What was lost is forgotten at an eighth of the
+ * time that passes. */
+static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finished) {
+    const int64_t ended = now();
+    int64_t lost = ended - finished;
+    if (atomic_load(&team->stalls) > 0) {
+        was_switched();
+        const int64_t idle = (ended - began) - (cpu_time - computed);
+        if (idle > lost) lost = idle;
+    }
+    if (lost <= LOST_MIN || lost <= (ended - began) / 8) return;
+    lost_lately -= (began - lost_last) / 8;
+    lost_lately = (lost_lately > 0 ? lost_lately : 0) + lost;
+    lost_last = ended;
+    if (lost_lately > PATIENCE) {
+        lost_lately = PATIENCE;
         alone_until = ended + (PEACE * lost < ALONE_MAX ? PEACE * lost : ALONE_MAX);
+    }
 }
 
 static void run_team(int threads, rnn_task task, void *context) {
@@ -147,6 +156,7 @@ static void run_team(int threads, rnn_task task, void *context) {
     if (!atomic_exchange(&watching_forks, 1)) pthread_atfork(NULL, NULL, in_child);
     was_switched();
     const int64_t began = now(), computed = cpu_time;
+    int64_t finished = began;
 #pragma omp parallel num_threads(threads)
     {
         /* OpenMP may give fewer threads than asked for: the team is what came. */
@@ -154,9 +164,10 @@ static void run_team(int threads, rnn_task task, void *context) {
         if (omp_get_thread_num() > 0) was_switched();
         atomic_fetch_add(&team.started, 1);
         run_rank(&team, omp_get_thread_num(), task, context);
+        if (omp_get_thread_num() == 0) finished = now();
         rnn_team_wait(&team);
     }
-    learn(&team, began, computed);
+    learn(&team, began, computed, finished);
 }
 
 /* Whether the caller still works alone, after a team that found its CPUs crowded. */
