@@ -148,6 +148,7 @@ static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finis
     if (lost_lately > PATIENCE) {
         lost_lately = PATIENCE;
         alone_until = ended + (PEACE * lost < ALONE_MAX ? PEACE * lost : ALONE_MAX);
+        lost_last = alone_until;
     }
 }
 
