@@ -21,7 +21,6 @@ static void add_set(struct rnn_parameter_gradients *gradients, size_t phase, int
                             {.ldb = d->padded, .columns = d->hidden, .dw = dw_hh}}},
         .phase = phase,
         .recurrent = recurrent,
-        .width = d->padded * weights->info->inputs,
         .db = {db_ih, db_hh}};
 }
 
@@ -59,7 +58,7 @@ static rnn_status pieces(struct rnn_parameter_gradients *gradients, rnn_arena *a
         struct rnn_gradient_set *set = &gradients->set[s];
         const size_t each = rnn_gradient_scratch(set->weight.gates, size, gradients->shares);
         if (each > scratch) scratch = each;
-        PIECE(set->sums, 1, set->width * size);
+        PIECE(set->sums, 1, set->weight.lda * size);
         for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
             struct rnn_gradient_part *part = &set->weight.part[p];
             if (part->dw)
@@ -96,7 +95,7 @@ static int first_share(const struct rnn_parameter_gradients *gradients, const rn
 /* The columns of a set's gate gradients that a share has. */
 static void columns_of(const struct rnn_parameter_gradients *gradients,
                        const struct rnn_gradient_set *set, int share, size_t *begin, size_t *end) {
-    rnn_team_share(set->width, RNN_LANES, share, gradients->shares, begin, end);
+    rnn_team_share(set->weight.lda, RNN_LANES, share, gradients->shares, begin, end);
 }
 
 void rnn_parameter_gradients_clear(const struct rnn_parameter_gradients *gradients,
@@ -126,7 +125,7 @@ static void add_to_set(const struct rnn_parameter_gradients *gradients,
             &(struct rnn_column_sum){.rows = chunk->rows,
                                      .width = end - begin,
                                      .x = dgates + begin * size,
-                                     .ldx = set->width,
+                                     .ldx = set->weight.lda,
                                      .y = set->sums + begin * size});
     weight.rows = chunk->rows;
     weight.a = dgates;

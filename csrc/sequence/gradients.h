@@ -22,7 +22,6 @@ struct rnn_gradient_set {
     struct rnn_weight_gradient weight;
     size_t phase;
     int recurrent; /* takes dgates_h */
-    size_t width;  /* of a row of gate gradients */
     void *db[2];   /* NULL: not wanted */
     char *sums;    /* of the columns */
 };
