@@ -57,6 +57,7 @@ cdef tuple initial_states(cell, h0, c0, int number, tuple shape):
     return h0, c0
 
 
+@cython.no_gc_clear  # __dealloc__ gives memory back to the engine: it must still be there
 cdef class Tape:
     """What a training forward of one layer keeps for its backward."""
 

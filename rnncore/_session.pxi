@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free
 MAPS = {"exp": RNN_MAP_EXP, "tanh": RNN_MAP_TANH, "sigmoid": RNN_MAP_SIGMOID, "relu": RNN_MAP_RELU}
 
 
+@cython.no_gc_clear  # __dealloc__ gives memory back to the engine: it must still be there
 cdef class Session:
     """A model frozen for inference: weights copied and packed, immutable, shared by threads.
 
@@ -221,6 +222,7 @@ cdef class Pointers:
                 k += 1
 
 
+@cython.no_gc_clear  # as Session, whose engine it is
 cdef class Stream:
     """The states of a batch of sequences that advance one step at a time.
 
