@@ -33,9 +33,10 @@ static size_t dgates_width(const struct rnn_phase_weights *phase, size_t padded)
     return padded * phase->info->inputs;
 }
 
-static size_t chunk_steps(const struct rnn_rows *rows) {
-    const size_t fit = CHUNK_ROWS / (rows->rows + !rows->rows), steps = fit ? fit : 1;
-    return steps < rows->steps ? steps : rows->steps;
+/* Packed rows of a chunk at most: its steps are as many as fit, at least one. */
+static size_t chunk_rows(const struct rnn_rows *rows) {
+    const size_t limit = rows->rows > CHUNK_ROWS ? rows->rows : CHUNK_ROWS;
+    return limit < rows->total ? limit : rows->total;
 }
 
 /* Add up the sizes (`take` 0), or take the pieces. */
@@ -43,7 +44,7 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     const struct rnn_direction *d = run->direction;
     const struct rnn_backward *b = run->backward;
     const size_t batch = run->rows->rows, size = run->real_size, state = run->padded * size;
-    const size_t rows = batch * chunk_steps(run->rows);
+    const size_t rows = chunk_rows(run->rows);
 #define PIECE(target, count, each)                             \
     do {                                                       \
         if (take)                                              \
@@ -82,8 +83,8 @@ static void clear_padding(struct run *run) {
     const struct rnn_direction *d = run->direction;
     if (d->padded == d->hidden) return;
     for (size_t p = 0; p < d->cell->phases; p++) {
-        const size_t rows = run->rows->rows * (chunk_steps(run->rows) + 1);
-        const size_t bytes = rows * dgates_width(&d->phase[p], run->padded) * run->real_size;
+        const size_t rows = chunk_rows(run->rows) + run->rows->rows,
+                     bytes = rows * dgates_width(&d->phase[p], run->padded) * run->real_size;
         memset(run->dgates[p], 0, bytes);
         if (run->dgates_h[p] != run->dgates[p]) memset(run->dgates_h[p], 0, bytes);
     }
@@ -272,10 +273,9 @@ static void parameter_gradients(struct run *run, const rnn_team *team, int rank)
 
 /* The chunk before this one begins: its step after is this one's first. */
 static void previous_chunk(struct run *run) {
-    const size_t steps = chunk_steps(run->rows);
     const size_t rows = run->rows->active[run->first];
     run->last = run->first;
-    run->first -= steps;
+    run->first = rnn_rows_chunk_begin(run->rows, run->last, chunk_rows(run->rows));
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
         const size_t bytes = dgates_width(&run->direction->phase[p], run->padded) * run->real_size;
         memcpy(run->dgates_h[p] + chunk_row(run, run->last, 0) * bytes, run->dgates_h[p],
@@ -301,12 +301,13 @@ static void one_chunk(struct run *run, size_t row, size_t row_end, rnn_team *tea
 
 static void task(rnn_team *team, int rank, void *context) {
     struct run *run = context;
+    const size_t limit = chunk_rows(run->rows);
     size_t row = 0, row_end = run->rows->rows, first = run->first;
     if (rank == 0) team->elastic = !run->plan.by_rows;
     if (run->plan.by_rows) rnn_plan_share_rows(run->rows, rank, team->size, &row, &row_end);
     rnn_parameter_gradients_clear(&run->gradients, team, rank);
     one_chunk(run, row, row_end, team, rank);
-    for (; first > 0; first -= chunk_steps(run->rows)) {
+    for (; first > 0; first = rnn_rows_chunk_begin(run->rows, first, limit)) {
         if (rank == 0) previous_chunk(run);
         rnn_team_wait(team);
         one_chunk(run, row, row_end, team, rank);
@@ -325,7 +326,7 @@ rnn_status rnn_backward_run(const struct rnn_backward *b) {
                       .padded = d->padded,
                       .last = b->rows->steps};
     size_t bytes = 0;
-    if (run.last > 0) run.first = (run.last - 1) / chunk_steps(b->rows) * chunk_steps(b->rows);
+    if (run.last > 0) run.first = rnn_rows_chunk_begin(b->rows, run.last, chunk_rows(b->rows));
     rnn_parameter_gradients_plan(&run.gradients, d, b->gradients, run.plan.threads);
     RNN_TRY(pieces(&run, 0, &bytes));
     RNN_TRY(rnn_arena_create(&run.arena, d->engine->pool, bytes));

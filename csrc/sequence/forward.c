@@ -51,11 +51,6 @@ void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows
     if (d->cell->phases > 1) history->reset_h = rnn_arena_take(arena, total, row);
 }
 
-/* Packed rows of a chunk at most. */
-static size_t chunk_rows(const struct rnn_rows *rows, const struct rnn_plan *plan) {
-    return rows->rows * plan->chunk_steps;
-}
-
 /* Training: the buffers are the history of all steps. */
 static rnn_status use_history(struct run *run) {
     struct rnn_history *history = run->history;
@@ -77,7 +72,7 @@ static size_t buffer_origin(const struct run *run, size_t first) {
 
 static rnn_status allocate_chunk(struct run *run) {
     const struct rnn_direction *d = run->direction;
-    const size_t rows = chunk_rows(run->rows, &run->plan), batch = run->rows->rows;
+    const size_t rows = run->plan.chunk_rows, batch = run->rows->rows;
     const size_t size = run->real_size, state = run->padded * size;
     const int in_place =
         rnn_rows_in_place(run->rows, &run->forward->x, run->forward->reverse, &run->ldx);
@@ -233,9 +228,10 @@ static void task(rnn_team *team, int rank, void *context) {
     size_t row = 0, row_end = rows->rows;
     if (rank == 0) team->elastic = !run->plan.by_rows;
     if (run->plan.by_rows) rnn_plan_share_rows(rows, rank, team->size, &row, &row_end);
-    for (size_t first = 0; first < rows->steps; first += run->plan.chunk_steps) {
-        size_t last = first + run->plan.chunk_steps;
-        if (last > rows->steps) last = rows->steps;
+    rnn_rows_clear_padding(rows, f->steps, run->direction->hidden, run->real_size, &f->y, rank,
+                           team->size);
+    for (size_t first = 0, last; first < rows->steps; first = last) {
+        last = rnn_rows_chunk_end(rows, first, run->plan.chunk_rows);
         input_part(run, first, last, team, rank);
         for (size_t s = first; s < last; s++) {
             const size_t end = row_end < rows->active[s] ? row_end : rows->active[s];
@@ -286,8 +282,7 @@ rnn_status rnn_forward_run(const struct rnn_forward *f) {
     rnn_rows_gather_state(f->rows, f->h0, hidden, size, run.h_start, run.padded);
     if (f->direction->cell->has_c)
         rnn_rows_gather_state(f->rows, f->c0, hidden, size, run.c_start, run.padded);
-    if (f->rows->total > 0) rnn_team_run(run.plan.threads, task, &run);
-    rnn_rows_clear_padding(f->rows, f->steps, hidden, size, &f->y);
+    rnn_team_run(run.plan.threads, task, &run);
     final_states(&run);
     rnn_arena_free(&run.arena);
     return RNN_OK;

@@ -70,6 +70,18 @@ void rnn_rows_free(struct rnn_rows *rows) {
     rows->order = NULL;
 }
 
+size_t rnn_rows_chunk_end(const struct rnn_rows *rows, size_t first, size_t limit) {
+    size_t last = first + 1;
+    while (last < rows->steps && rows->offset[last + 1] - rows->offset[first] <= limit) last++;
+    return last;
+}
+
+size_t rnn_rows_chunk_begin(const struct rnn_rows *rows, size_t last, size_t limit) {
+    size_t first = last - 1;
+    while (first > 0 && rows->offset[last] - rows->offset[first - 1] <= limit) first--;
+    return first;
+}
+
 int rnn_rows_in_place(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                       size_t *ld) {
     if (rows->ragged || reverse) return 0;
@@ -132,9 +144,11 @@ void rnn_rows_scatter(const struct rnn_rows *rows, const void *packed, size_t ld
 }
 
 void rnn_rows_clear_padding(const struct rnn_rows *rows, size_t steps, size_t width,
-                            size_t real_size, const rnn_sequence *array) {
-    for (size_t i = 0; i < rows->rows; i++)
-        for (size_t t = rows->length[i]; t < steps; t++)
+                            size_t real_size, const rnn_sequence *array, int rank, int size) {
+    size_t begin, end;
+    rnn_team_share(steps, 1, rank, size, &begin, &end);
+    for (size_t t = begin; t < end; t++)
+        for (size_t i = t < rows->steps ? rows->active[t] : 0; i < rows->rows; i++)
             memset(element(array, t, rows->order[i], real_size), 0, width * real_size);
 }
 

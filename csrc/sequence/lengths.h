@@ -29,6 +29,11 @@ static inline size_t rnn_rows_step(const struct rnn_rows *rows, size_t s, size_t
     return reverse ? rows->length[i] - 1 - s : s;
 }
 
+/* Where a chunk of at most `limit` packed rows, but one step at least, ends if it begins with step
+ * `first`, and where it begins if it ends before step `last`. */
+size_t rnn_rows_chunk_end(const struct rnn_rows *rows, size_t first, size_t limit);
+size_t rnn_rows_chunk_begin(const struct rnn_rows *rows, size_t last, size_t limit);
+
 /* Whether packed rows [first step ..] of a forward direction can be read from the array in place:
  * *ld is then the distance of packed rows. */
 int rnn_rows_in_place(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
@@ -43,9 +48,10 @@ void rnn_rows_scatter(const struct rnn_rows *rows, const void *packed, size_t ld
                       size_t first, size_t last, size_t width, size_t real_size, int add,
                       const rnn_sequence *array, int rank, int size);
 
-/* Write zeros to the steps beyond each row's length. `steps` is T of the array. */
+/* Write zeros to the steps beyond each row's length: rank of size its share of the `steps` of the
+ * array. */
 void rnn_rows_clear_padding(const struct rnn_rows *rows, size_t steps, size_t width,
-                            size_t real_size, const rnn_sequence *array);
+                            size_t real_size, const rnn_sequence *array, int rank, int size);
 
 /* Copy states [B][width] between the caller's order and positions, rows `ld` apart at positions.
  * A NULL source gives zeros. */

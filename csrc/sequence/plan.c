@@ -21,7 +21,7 @@ static double step_work(const struct rnn_direction *d, int with_input) {
 
 static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows *rows,
                             int threads) {
-    struct rnn_plan plan = {.threads = 1, .chunk_steps = rows->steps};
+    struct rnn_plan plan = {.threads = 1, .chunk_rows = rows->total};
     const double work = step_work(d, 1) * (double)rows->total;
     const double each =
         step_work(d, 0) * (double)rows->total / (double)(rows->steps + !rows->steps);
@@ -37,12 +37,11 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
     struct rnn_plan result = plan(d, rows, threads);
     size_t row = d->input;
     for (size_t p = 0; p < d->cell->phases; p++) row += d->phase[p].width;
-    const size_t step = row * d->real_size * (rows->rows + !rows->rows);
     const size_t weights = (row - d->input) * d->input * d->real_size;
     const size_t chunk =
         weights / CHUNK_WEIGHTS > CHUNK_BYTES ? weights / CHUNK_WEIGHTS : CHUNK_BYTES;
-    result.chunk_steps = chunk / step + 1;
-    if (result.chunk_steps > rows->steps) result.chunk_steps = rows->steps;
+    result.chunk_rows = chunk / (row * d->real_size) + rows->rows;
+    if (result.chunk_rows > rows->total) result.chunk_rows = rows->total;
     return result;
 }
 

@@ -10,7 +10,7 @@ struct rnn_plan {
     int threads;
     int by_rows; /* each thread has rows of the batch and needs no barrier at a step; else each
                     has panels of units */
-    size_t chunk_steps; /* inference: steps whose input part is computed at once */
+    size_t chunk_rows; /* forward: packed rows whose input part is computed at once, at most */
 };
 
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *direction, const struct rnn_rows *rows,
