@@ -17,7 +17,7 @@ struct run {
     size_t ldx;
     char *x_buffer; /* where it is gathered; NULL: read in place */
     char *gates[RNN_PHASES_MAX];
-    char *h;                 /* hidden states of the packed rows */
+    char *h;                 /* hidden states of the packed rows; NULL: they are written to y */
     char *h_start, *c_start; /* [B] states before the chunk; c is updated in place */
     char *reset_h;           /* [B] */
     char *work;              /* low precision: work_size bytes a thread */
@@ -76,12 +76,13 @@ static rnn_status allocate_chunk(struct run *run) {
     const size_t size = run->real_size, state = run->padded * size;
     const int in_place =
         rnn_rows_in_place(run->rows, &run->forward->x, run->forward->reverse, &run->ldx);
+    const int h_in_place = !run->rows->ragged && run->forward->y.row_stride >= 0;
     size_t bytes = 0;
     if (!in_place) run->ldx = d->input;
     RNN_TRY(rnn_size_add(&bytes, in_place ? 0 : rows, d->input * size));
     for (size_t p = 0; p < d->cell->phases; p++)
         RNN_TRY(rnn_size_add(&bytes, rows, d->phase[p].width * size));
-    RNN_TRY(rnn_size_add(&bytes, rows, state));
+    RNN_TRY(rnn_size_add(&bytes, h_in_place ? 0 : rows, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
@@ -91,7 +92,7 @@ static rnn_status allocate_chunk(struct run *run) {
     run->x_buffer = in_place ? NULL : rnn_arena_take(&run->arena, rows, d->input * size);
     for (size_t p = 0; p < d->cell->phases; p++)
         run->gates[p] = rnn_arena_take(&run->arena, rows, d->phase[p].width * size);
-    run->h = rnn_arena_take(&run->arena, rows, state);
+    run->h = h_in_place ? NULL : rnn_arena_take(&run->arena, rows, state);
     run->h_start = rnn_arena_take(&run->arena, batch, state);
     run->c_start = rnn_arena_take(&run->arena, batch, state);
     run->reset_h = rnn_arena_take(&run->arena, batch, state);
@@ -155,16 +156,39 @@ static void recurrent_blas(const struct rnn_phase_weights *phase, struct rnn_ste
     step->w_hh.data = NULL;
 }
 
+/* Hidden states of one step: row i at data + i * ld. */
+struct states {
+    char *data;
+    size_t ld;
+};
+
+/* Those after step s of the chunk that began at step `first`. */
+static struct states states_after(const struct run *run, size_t first, size_t s) {
+    const size_t size = run->real_size,
+                 step = rnn_rows_step(run->rows, s, 0, run->forward->reverse);
+    const rnn_sequence *y = &run->forward->y;
+    if (!run->h)
+        return (struct states){(char *)y->data + (ptrdiff_t)step * y->step_stride * (ptrdiff_t)size,
+                               (size_t)y->row_stride};
+    const size_t at = run->rows->offset[s] - buffer_origin(run, first);
+    return (struct states){run->h + at * run->padded * size, run->padded};
+}
+
+/* Those before it. */
+static struct states states_before(const struct run *run, size_t first, size_t s) {
+    const int kept = run->h && !run->history; /* from chunk to chunk */
+    if (s == 0 || (kept && s == first)) return (struct states){run->h_start, run->padded};
+    return states_after(run, first, s - 1);
+}
+
 /* Step s of the chunk that began at step `first`: rows [begin, end) of the active ones. */
 static void one_step(struct run *run, size_t first, size_t s, size_t begin, size_t end,
                      rnn_team *team, int rank) {
     const struct rnn_direction *d = run->direction;
     const struct rnn_rows *rows = run->rows;
-    const size_t origin = buffer_origin(run, first), at = rows->offset[s] - origin;
-    const size_t state = run->padded * run->real_size;
-    const int starts = run->history ? s == 0 : s == first;
-    const char *before = starts ? run->h_start : run->h + (rows->offset[s - 1] - origin) * state;
-    const size_t batch = rows->rows;
+    const size_t at = rows->offset[s] - buffer_origin(run, first), batch = rows->rows;
+    const size_t size = run->real_size, state = run->padded * size;
+    const struct states before = states_before(run, first, s), after = states_after(run, first, s);
     const char *c = run->c_start;
     char *c_out = run->c_start, *reset_h = run->reset_h;
     if (run->history && d->cell->has_c) {
@@ -184,21 +208,21 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
             .begin = panel,
             .end = panel_end,
             .descending = s % 2 != 0,
-            .gates = run->gates[p] + (at + begin) * phase->width * run->real_size,
+            .gates = run->gates[p] + (at + begin) * phase->width * size,
             .ld_gates = phase->width,
             .keep = run->history != NULL,
-            .a = (p == 0 ? before : reset_h) + begin * state,
-            .ld_a = run->padded,
+            .a = p == 0 ? before.data + begin * before.ld * size : reset_h + begin * state,
+            .ld_a = p == 0 ? before.ld : run->padded,
             .w_hh = phase->w_hh.panels,
-            .h = before + begin * state,
-            .ld_h = run->padded,
+            .h = before.data + begin * before.ld * size,
+            .ld_h = before.ld,
             .c = c + begin * state,
             .ld_c = run->padded,
-            .h_out = (last ? run->h + at * state : reset_h) + begin * state,
-            .ld_h_out = run->padded,
+            .h_out = last ? after.data + begin * after.ld * size : reset_h + begin * state,
+            .ld_h_out = last ? after.ld : run->padded,
             .c_out = c_out + begin * state,
             .ld_c_out = run->padded,
-            .first = run->gates[0] + (at + begin) * d->phase[0].width * run->real_size,
+            .first = run->gates[0] + (at + begin) * d->phase[0].width * size,
             .ld_first = d->phase[0].width,
             .work = run->work + (size_t)rank * run->work_size,
         };
@@ -221,6 +245,18 @@ static void keep_states(struct run *run, size_t first, size_t last) {
     }
 }
 
+/* The chunk's hidden states go to the caller, and to where the next chunk begins. */
+static void give_chunk(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
+    const struct rnn_forward *f = run->forward;
+    const size_t at = run->rows->offset[first] - buffer_origin(run, first);
+    rnn_rows_scatter(run->rows, run->h + at * run->padded * run->real_size, run->padded, f->reverse,
+                     first, last, run->direction->hidden, run->real_size, 0, &f->y, rank,
+                     team->size);
+    if (run->history) return;
+    if (rank == 0) keep_states(run, first, last);
+    rnn_team_wait(team);
+}
+
 static void task(rnn_team *team, int rank, void *context) {
     struct run *run = context;
     const struct rnn_forward *f = run->forward;
@@ -237,15 +273,8 @@ static void task(rnn_team *team, int rank, void *context) {
             const size_t end = row_end < rows->active[s] ? row_end : rows->active[s];
             one_step(run, first, s, row, row < end ? end : row, team, rank);
         }
-        const size_t at = rows->offset[first] - buffer_origin(run, first);
         rnn_team_wait(team);
-        rnn_rows_scatter(rows, run->h + at * run->padded * run->real_size, run->padded, f->reverse,
-                         first, last, run->direction->hidden, run->real_size, 0, &f->y, rank,
-                         team->size);
-        if (!run->history) {
-            if (rank == 0) keep_states(run, first, last);
-            rnn_team_wait(team);
-        }
+        if (run->h) give_chunk(run, first, last, team, rank);
     }
 }
 
@@ -256,7 +285,8 @@ static void final_states(struct run *run) {
     const size_t hidden = run->direction->hidden, size = run->real_size;
     const size_t state = run->padded * size, batch = rows->rows;
     if (!run->history) {
-        if (f->hn) rnn_rows_scatter_state(rows, run->h_start, run->padded, hidden, size, f->hn);
+        const struct states h = states_before(run, rows->steps, rows->steps);
+        if (f->hn) rnn_rows_scatter_state(rows, h.data, h.ld, hidden, size, f->hn);
         if (f->cn) rnn_rows_scatter_state(rows, run->c_start, run->padded, hidden, size, f->cn);
         return;
     }
