@@ -18,13 +18,14 @@ struct run {
     struct rnn_plan plan;
     size_t real_size, padded;
     size_t first, last;             /* steps of the chunk */
-    char *dy;                       /* gathered gradient of the output, or NULL */
+    char *dy;                       /* gradient of the output, if it is gathered */
     char *dgates[RNN_PHASES_MAX];   /* [inputs * padded] gradients for the input part */
     char *dgates_h[RNN_PHASES_MAX]; /* the same for the recurrent part; often dgates itself */
     char *dh, *dc;                  /* [B] carried from step to step */
     char *product;                  /* [B] BLAS: a recurrent product on its way to the kernel */
-    char *dx;                       /* [input] */
-    char *h_before;                 /* hidden states before each step, if ragged */
+    char *dx;                       /* [input]; NULL: written in place */
+    size_t ld_dx;
+    char *h_before; /* hidden states before each step, if ragged */
     struct rnn_parameter_gradients gradients;
     rnn_arena arena;
 };
@@ -37,6 +38,14 @@ static size_t dgates_width(const struct rnn_phase_weights *phase, size_t padded)
 static size_t chunk_rows(const struct rnn_rows *rows) {
     const size_t limit = rows->rows > CHUNK_ROWS ? rows->rows : CHUNK_ROWS;
     return limit < rows->total ? limit : rows->total;
+}
+
+/* Whether the gradient of the input can be written where the caller wants it, rows *ld apart. */
+static int writes_dx_in_place(const struct run *run, size_t *ld) {
+    const struct rnn_backward *b = run->backward;
+    if (!b->add_dx && rnn_rows_in_place(run->rows, &b->dx, b->reverse, ld)) return 1;
+    *ld = run->direction->input;
+    return 0;
 }
 
 /* Add up the sizes (`take` 0), or take the pieces. */
@@ -60,11 +69,11 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
         else
             run->dgates_h[p] = run->dgates[p];
     }
-    if (b->dy.data) PIECE(run->dy, rows, state);
+    if (b->dy.data && !rnn_rows_step_in_place(run->rows, &b->dy)) PIECE(run->dy, rows, state);
     PIECE(run->dh, batch, state);
     PIECE(run->dc, batch, state);
     PIECE(run->product, batch, state);
-    if (b->dx.data) PIECE(run->dx, rows, d->input * size);
+    if (b->dx.data && !writes_dx_in_place(run, &run->ld_dx)) PIECE(run->dx, rows, d->input * size);
     if (run->gradients.count && run->rows->ragged) PIECE(run->h_before, rows, state);
 #undef PIECE
     if (!take) return rnn_parameter_gradients_size(&run->gradients, bytes);
@@ -114,6 +123,14 @@ static const void *after_step(const struct run *run, size_t s) {
     return states + (run->rows->rows + run->rows->offset[s]) * run->padded * run->real_size;
 }
 
+/* The gradient of step s's output; rows *ld apart. */
+static const char *output_gradient(const struct run *run, size_t s, size_t *ld) {
+    const struct rnn_backward *b = run->backward;
+    *ld = run->dy ? run->padded : (size_t)b->dy.row_stride;
+    if (run->dy) return run->dy + chunk_row(run, s, 0) * run->padded * run->real_size;
+    return b->dy.data ? rnn_rows_of_step(run->rows, &b->dy, b->reverse, s, run->real_size) : NULL;
+}
+
 /* The recurrent product by BLAS, left in `target` [B] rows, added to what is there if `add`. */
 static void product_blas(const struct run *run, const struct rnn_matrix *w, struct rnn_back *back,
                          char *target, int add) {
@@ -145,7 +162,8 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
     const int carries_h = !d->cell->has_c && d->cell->gates > 1; /* past the gates: the GRUs */
     const size_t row = chunk_row(run, s, begin), kept = run->rows->offset[s] + begin;
     const size_t next = chunk_row(run, stage->same_step ? s : s + 1, begin);
-    size_t panel = 0, panel_end = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
+    size_t panel = 0, panel_end = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES, ld_dy;
+    const char *dy = output_gradient(run, s, &ld_dy);
     if (begin >= end) return;
     if (!run->plan.by_rows) rnn_team_share(panel_end, 1, rank, team->size, &panel, &panel_end);
     struct rnn_back back = {
@@ -153,8 +171,8 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
         .hidden = d->hidden,
         .begin = panel,
         .end = panel_end,
-        .dy = first && run->dy ? run->dy + row * state : NULL,
-        .ld_dy = run->padded,
+        .dy = first && dy ? dy + begin * ld_dy * size : NULL,
+        .ld_dy = ld_dy,
         .dh = first && (fresh || carries_h) ? run->dh + begin * state : NULL,
         .ld_dh = run->padded,
         .ld_dnext = ld_dnext,
@@ -220,20 +238,25 @@ static void initial_gradient(struct run *run, int rank, int size) {
 
 static void input_gradient(struct run *run, rnn_team *team, int rank) {
     const struct rnn_direction *d = run->direction;
+    const rnn_sequence *dx = &run->backward->dx;
+    char *const out =
+        run->dx ? run->dx
+                : (char *)dx->data + run->rows->offset[run->first] * run->ld_dx * run->real_size;
     for (size_t p = 0; p < d->cell->phases; p++)
         rnn_matrix_multiply(&d->phase[p].w_ih_t,
                             &(struct rnn_operands){.rows = chunk_row(run, run->last, 0),
                                                    .x = run->dgates[p],
                                                    .ldx = dgates_width(&d->phase[p], run->padded),
-                                                   .start = p ? run->dx : NULL,
-                                                   .ld_start = d->input,
-                                                   .y = run->dx,
-                                                   .ldy = d->input,
+                                                   .start = p ? out : NULL,
+                                                   .ld_start = run->ld_dx,
+                                                   .y = out,
+                                                   .ldy = run->ld_dx,
                                                    .width = d->input},
                             rank, team->size);
+    if (!run->dx) return;
     rnn_team_wait(team);
     rnn_rows_scatter(run->rows, run->dx, d->input, run->backward->reverse, run->first, run->last,
-                     d->input, run->real_size, 1, &run->backward->dx, rank, team->size);
+                     d->input, run->real_size, run->backward->add_dx, dx, rank, team->size);
 }
 
 /* Hidden states before each packed row of the chunk: the history one block earlier, gathered where
@@ -294,7 +317,7 @@ static void one_chunk(struct run *run, size_t row, size_t row_end, rnn_team *tea
     rnn_team_wait(team);
     for (size_t s = run->last; s-- > run->first;) one_step(run, s, row, row_end, team, rank);
     rnn_team_wait(team);
-    if (run->dx) input_gradient(run, team, rank);
+    if (b->dx.data) input_gradient(run, team, rank);
     parameter_gradients(run, team, rank);
     rnn_team_wait(team);
 }

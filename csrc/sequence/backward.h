@@ -12,7 +12,8 @@ struct rnn_backward {
     const struct rnn_history *history;
     rnn_sequence dy;                /* this direction's columns; data NULL: zeros */
     const void *dhn, *dcn;          /* [B][hidden] or NULL */
-    rnn_sequence dx;                /* added to; data NULL: not wanted */
+    rnn_sequence dx;                /* valid steps written; data NULL: not wanted */
+    int add_dx;                     /* or added to */
     void *dh0, *dc0;                /* [B][hidden] or NULL */
     const rnn_gradients *gradients; /* added to; NULL: not wanted */
     int threads;

@@ -76,7 +76,7 @@ static rnn_status allocate_chunk(struct run *run) {
     const size_t size = run->real_size, state = run->padded * size;
     const int in_place =
         rnn_rows_in_place(run->rows, &run->forward->x, run->forward->reverse, &run->ldx);
-    const int h_in_place = !run->rows->ragged && run->forward->y.row_stride >= 0;
+    const int h_in_place = rnn_rows_step_in_place(run->rows, &run->forward->y);
     size_t bytes = 0;
     if (!in_place) run->ldx = d->input;
     RNN_TRY(rnn_size_add(&bytes, in_place ? 0 : rows, d->input * size));
@@ -164,14 +164,12 @@ struct states {
 
 /* Those after step s of the chunk that began at step `first`. */
 static struct states states_after(const struct run *run, size_t first, size_t s) {
-    const size_t size = run->real_size,
-                 step = rnn_rows_step(run->rows, s, 0, run->forward->reverse);
-    const rnn_sequence *y = &run->forward->y;
+    const struct rnn_forward *f = run->forward;
     if (!run->h)
-        return (struct states){(char *)y->data + (ptrdiff_t)step * y->step_stride * (ptrdiff_t)size,
-                               (size_t)y->row_stride};
+        return (struct states){rnn_rows_of_step(run->rows, &f->y, f->reverse, s, run->real_size),
+                               (size_t)f->y.row_stride};
     const size_t at = run->rows->offset[s] - buffer_origin(run, first);
-    return (struct states){run->h + at * run->padded * size, run->padded};
+    return (struct states){run->h + at * run->padded * run->real_size, run->padded};
 }
 
 /* Those before it. */

@@ -132,23 +132,15 @@ rnn_status rnn_layer_forward(const rnn_engine *engine, const rnn_layer_options *
     return status;
 }
 
-/* dx is added to by each direction: it starts from zeros, also beyond the lengths. */
-static void clear_input_gradient(const rnn_tape *tape, const rnn_sequence *dx) {
-    const struct rnn_direction *d = &tape->each[0].direction;
-    for (size_t t = 0; dx->data && t < tape->steps; t++)
-        for (size_t b = 0; b < tape->rows.rows; b++)
-            memset((char *)dx->data +
-                       ((ptrdiff_t)t * dx->step_stride + (ptrdiff_t)b * dx->row_stride) *
-                           (ptrdiff_t)d->real_size,
-                   0, d->input * d->real_size);
-}
-
 rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
     if (!tape) return rnn_fail(RNN_ERR_ARGUMENT, "tape is NULL");
     if (!grad) return rnn_fail(RNN_ERR_ARGUMENT, "grad is NULL");
     if (grad->threads < 1)
         return rnn_fail(RNN_ERR_ARGUMENT, "threads is %d, expected at least 1", grad->threads);
-    clear_input_gradient(tape, &grad->dx);
+    if (grad->dx.data) {
+        const struct rnn_direction *d = &tape->each[0].direction;
+        rnn_rows_clear_padding(&tape->rows, tape->steps, d->input, d->real_size, &grad->dx, 0, 1);
+    }
     for (int k = 0; k < tape->directions; k++) {
         const struct rnn_direction *d = &tape->each[k].direction;
         const size_t size = d->real_size, state = (size_t)k * tape->rows.rows * d->hidden;
@@ -161,6 +153,7 @@ rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
             .dhn = offset(grad->dhn, state, size),
             .dcn = offset(grad->dcn, state, size),
             .dx = grad->dx,
+            .add_dx = k > 0,
             .dh0 = offset(grad->dh0, state, size),
             .dc0 = offset(grad->dc0, state, size),
             .gradients = grad->gradients ? &grad->gradients[k] : NULL,

@@ -99,6 +99,15 @@ static char *element(const rnn_sequence *array, size_t step, size_t row, size_t 
                (ptrdiff_t)real_size;
 }
 
+int rnn_rows_step_in_place(const struct rnn_rows *rows, const rnn_sequence *array) {
+    return !rows->ragged && array->row_stride >= 0;
+}
+
+void *rnn_rows_of_step(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
+                       size_t s, size_t real_size) {
+    return element(array, rnn_rows_step(rows, s, 0, reverse), 0, real_size);
+}
+
 static void add_f32(float *y, const float *x, size_t n) {
     for (size_t j = 0; j < n; j++) y[j] += x[j];
 }

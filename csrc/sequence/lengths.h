@@ -39,6 +39,12 @@ size_t rnn_rows_chunk_begin(const struct rnn_rows *rows, size_t last, size_t lim
 int rnn_rows_in_place(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                       size_t *ld);
 
+/* Whether the rows of any one step can be: they begin at rnn_rows_of_step, array->row_stride apart.
+ */
+int rnn_rows_step_in_place(const struct rnn_rows *rows, const rnn_sequence *array);
+void *rnn_rows_of_step(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
+                       size_t s, size_t real_size);
+
 /* Copy `width` reals of each packed row of the steps [first, last) from or to a sequence array;
  * packed row offset[first] is row 0 of `packed`. rank of size takes its share of the rows. */
 void rnn_rows_gather(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
