@@ -217,6 +217,10 @@ class Tensor:
         a, b = self, as_tensor(other, self.dtype, "other")
 
         def backward(g):
+            if a is b:  # a square
+                da = g * a.data
+                da += da
+                return da, None
             return (
                 _unbroadcast(g * b.data, a.shape) if a.requires_grad else None,
                 _unbroadcast(g * a.data, b.shape) if b.requires_grad else None,
