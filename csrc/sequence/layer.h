@@ -11,8 +11,7 @@ rnn_status rnn_check_weights(const rnn_weights *weights, size_t input);
 /* The array from `column` of its last axis on. */
 rnn_sequence rnn_sequence_columns(rnn_sequence sequence, size_t column, size_t real_size);
 
-/* Run the directions of one layer one after the other, the second in reverse. `history` NULL:
- * inference. */
+/* Run the directions of one layer, the second in reverse. `history` NULL: inference. */
 rnn_status rnn_layer_directions(const rnn_layer_io *io, size_t hidden, int directions, int threads,
                                 const struct rnn_rows *rows,
                                 const struct rnn_direction *const *direction,

@@ -50,6 +50,13 @@ struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rn
     return plan(d, rows, threads);
 }
 
+int rnn_plan_side_by_side(const struct rnn_direction *d, const struct rnn_rows *rows,
+                          int directions, int threads) {
+    const double work = directions * step_work(d, 1) * (double)rows->total;
+    return directions == 2 && (threads == 2 || threads == 3) && !d->blas &&
+           work >= CALL_WORTH_SHARING;
+}
+
 int rnn_plan_step_threads(const struct rnn_direction *d, size_t batch, int threads) {
     const size_t panels = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
     if (d->blas || panels < 2) return 1;

@@ -18,6 +18,11 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *direction, const st
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *direction,
                                   const struct rnn_rows *rows, int threads);
 
+/* Whether two threads run the two directions of a layer side by side, without a barrier, rather
+ * than share each in turn. */
+int rnn_plan_side_by_side(const struct rnn_direction *direction, const struct rnn_rows *rows,
+                          int directions, int threads);
+
 /* One step of `batch` rows, as a stream takes it: threads worth waking, sharing panels. */
 int rnn_plan_step_threads(const struct rnn_direction *direction, size_t batch, int threads);
 
