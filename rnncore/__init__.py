@@ -7,6 +7,7 @@ from rnncore.config import show_config
 from rnncore.functional import concat, stack
 from rnncore.inference import Session
 from rnncore.io.native import load, save
+from rnncore.precision import autocast
 from rnncore.random import manual_seed
 from rnncore.tape import no_grad
 from rnncore.tensor import Tensor
@@ -17,6 +18,7 @@ __version__ = _build_info()["version"]
 __all__ = [
     "Session",
     "Tensor",
+    "autocast",
     "concat",
     "functional",
     "get_num_threads",

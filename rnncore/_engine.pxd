@@ -63,6 +63,7 @@ cdef extern from "rnncore.h" nogil:
         size_t hidden
         int directions
         int threads
+        rnn_weight_format products
     ctypedef struct rnn_weights:
         const void *w_ih
         const void *w_hh
@@ -151,11 +152,13 @@ cdef extern from "rnncore.h" nogil:
     rnn_status rnn_stream_get_state(const rnn_stream *stream, size_t k, void *h, void *c)
     rnn_status rnn_stream_set_state(rnn_stream *stream, size_t k, const void *h, const void *c)
 
-    rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                                  size_t inputs, size_t outputs, const void *x,
-                                  const void *weight, const void *bias, void *y, int threads)
-    rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                                   size_t inputs, size_t outputs, const void *dy, const void *x,
+    rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype,
+                                  rnn_weight_format products, size_t rows, size_t inputs,
+                                  size_t outputs, const void *x, const void *weight,
+                                  const void *bias, void *y, int threads)
+    rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype,
+                                   rnn_weight_format products, size_t rows, size_t inputs,
+                                   size_t outputs, const void *dy, const void *x,
                                    const void *weight, void *dx, void *dweight, void *dbias,
                                    int threads)
     rnn_status rnn_embedding_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,

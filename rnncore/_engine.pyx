@@ -80,6 +80,12 @@ WEIGHT_FORMATS = {"float32": RNN_WEIGHTS_REAL, "bfloat16": RNN_WEIGHTS_BFLOAT16,
                   "int8": RNN_WEIGHTS_INT8}
 
 
+cdef rnn_weight_format weight_format(str value, str name) except *:
+    if value not in WEIGHT_FORMATS:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(WEIGHT_FORMATS)}")
+    return WEIGHT_FORMATS[value]
+
+
 cdef class Engine:
     """Which kernels and which route for products; immutable, shared by threads.
 

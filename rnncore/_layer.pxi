@@ -152,7 +152,8 @@ cdef class Tape:
 
 
 def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None, h0=None, c0=None,
-                  bint batch_first=False, bint training=False, int threads=1):
+                  bint batch_first=False, bint training=False, str products="float32",
+                  int threads=1):
     """Run one recurrent layer over whole sequences.
 
     Parameters
@@ -168,6 +169,8 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
     h0, c0 : arrays of shape (D, B, H), optional
     training : bool
         Keep what backward needs.
+    products : {"float32", "bfloat16"}
+        How operands of products are rounded, here and in the backward; "float32": not at all.
 
     Returns
     -------
@@ -221,6 +224,7 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
     options.hidden = hidden
     options.directions = directions
     options.threads = threads
+    options.products = weight_format(products, "products")
     io.steps = steps
     io.rows = rows
     io.x = sequence_of(x, batch_first)

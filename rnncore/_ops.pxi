@@ -43,8 +43,9 @@ cdef cnp.ndarray index_vector(array, rows, str name):
 
 # ---- linear -------------------------------------------------------------------------------------
 
-def linear_forward(Engine engine not None, x, weight, bias=None, int threads=1):
-    """y = x weight^T + bias.
+def linear_forward(Engine engine not None, x, weight, bias=None, *, str products="float32",
+                   int threads=1):
+    """y = x weight^T + bias; operands rounded as `products` says, see `layer_forward`.
 
     Parameters
     ----------
@@ -70,14 +71,16 @@ def linear_forward(Engine engine not None, x, weight, bias=None, int threads=1):
     cdef const void *wp = data(w)
     cdef const void *bp = data(b)
     cdef void *yp = data(y)
+    cdef rnn_weight_format rounded = weight_format(products, "products")
     with nogil:
-        status = rnn_linear_forward(handle, dtype, rows, inputs, outputs, xp, wp, bp, yp, threads)
+        status = rnn_linear_forward(handle, dtype, rounded, rows, inputs, outputs, xp, wp, bp, yp,
+                                    threads)
     check(status)
     return y
 
 
 def linear_backward(Engine engine not None, dy, x, weight, *, bint need_dx=True, dweight=None,
-                    dbias=None, int threads=1):
+                    dbias=None, str products="float32", int threads=1):
     """Gradients of :func:`linear_forward`.
 
     Parameters
@@ -113,9 +116,10 @@ def linear_backward(Engine engine not None, dy, x, weight, *, bint need_dx=True,
     cdef void *dxp = data(dx)
     cdef void *dwp = data(dw)
     cdef void *dbp = data(db)
+    cdef rnn_weight_format rounded = weight_format(products, "products")
     with nogil:
-        status = rnn_linear_backward(handle, dtype, rows, inputs, outputs, gp, xp, wp, dxp, dwp,
-                                     dbp, threads)
+        status = rnn_linear_backward(handle, dtype, rounded, rows, inputs, outputs, gp, xp, wp, dxp,
+                                     dwp, dbp, threads)
     check(status)
     return dx
 

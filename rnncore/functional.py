@@ -4,6 +4,7 @@
 import numpy as np
 
 from rnncore import _engine, config, random
+from rnncore.precision import products_of
 from rnncore.tape import needs_grad
 from rnncore.tensor import Tensor, as_tensor, record
 from rnncore.threads import get_num_threads
@@ -127,7 +128,7 @@ def _accumulator(tensor):
 
 
 def linear(x, weight, bias=None):
-    """X W^T + b over the last axis.
+    """X W^T + b over the last axis; of float32 in the precision that `autocast` says.
 
     Parameters
     ----------
@@ -149,8 +150,11 @@ def linear(x, weight, bias=None):
             f"input has shape {x.shape}, expected (..., in_features) = (..., {weight.shape[1]})"
         )
     engine, threads = config.engine(), get_num_threads()
+    products = products_of(x.dtype)
     rows = _rows(x.data)
-    y = _engine.linear_forward(engine, rows, weight.data, _data(bias), threads=threads)
+    y = _engine.linear_forward(
+        engine, rows, weight.data, _data(bias), products=products, threads=threads
+    )
 
     def backward(g):
         dw, dw_out = _accumulator(weight)
@@ -163,6 +167,7 @@ def linear(x, weight, bias=None):
             need_dx=x.requires_grad,
             dweight=dw,
             dbias=db,
+            products=products,
             threads=threads,
         )
         return None if dx is None else dx.reshape(x.shape), dw_out, db_out
@@ -248,6 +253,8 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
 def recurrent_layer(cell, x, weights, h0=None, c0=None, *, lengths=None, batch_first=False):
     """One recurrent layer over whole sequences: one entry of the tape.
 
+    Of float32 its products are in the precision that `autocast` says.
+
     Parameters
     ----------
     cell : {"rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before"}
@@ -282,6 +289,7 @@ def recurrent_layer(cell, x, weights, h0=None, c0=None, *, lengths=None, batch_f
         c0=_data(c0),
         batch_first=batch_first,
         training=training,
+        products=products_of(x.dtype),
         threads=threads,
     )
 

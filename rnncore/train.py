@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 
-from rnncore import nn, no_grad, optim
+from rnncore import autocast, nn, no_grad, optim
+from rnncore.precision import PRECISIONS
 from rnncore.text import IGNORED, lanes
 
 DECAYS = ("cosine", "linear", "none")
@@ -38,6 +39,8 @@ class Settings:
         carried from chunk to chunk.
     clip : float
         Largest norm of all gradients together; 0 leaves them alone.
+    precision : {"float32", "bfloat16"}
+        Of the products in training, see `autocast`; validation is in float32.
     """
 
     epochs: int = 10
@@ -47,6 +50,7 @@ class Settings:
     batch: int = 50
     steps: int = 64
     clip: float = 5.0
+    precision: str = "float32"
 
     def __post_init__(self):
         for name in ("epochs", "batch", "steps"):
@@ -55,6 +59,8 @@ class Settings:
         _require(self.decay in DECAYS, self, "decay", f"one of {', '.join(DECAYS)}")
         _require(0 <= self.floor <= 1, self, "floor", "a number from 0 to 1")
         _require(self.clip >= 0, self, "clip", "0 or more")
+        precisions = f"one of {', '.join(PRECISIONS)}"
+        _require(self.precision in PRECISIONS, self, "precision", precisions)
 
     def lr_at(self, progress):
         """Learning rate when `progress` (0 to 1) of the run is done."""
@@ -199,7 +205,8 @@ class Trainer:
         self.model.train()
         rows = slice(self.chunk * settings.steps, (self.chunk + 1) * settings.steps)
         x, y = self._x[rows], self._y[rows]
-        logits, state = self.model(x, state=self.state, return_state=True)
+        with autocast(settings.precision):
+            logits, state = self.model(x, state=self.state, return_state=True)
         loss = self._criterion(logits.reshape(y.size, -1), y.reshape(-1))
         self.loss = loss.item()
         if not math.isfinite(self.loss):

@@ -274,6 +274,7 @@ FLOORS = {
     "threads": 1,
     "random": 1,
     "tape": 1,
+    "precision": 1,
     "tensor": 2,
     "functional": 3,
     "nn": 4,

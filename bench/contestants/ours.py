@@ -1,6 +1,7 @@
 """rnncore: sessions and streams for inference, modules and the tape for training."""
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
 import inspect
 from functools import partial
 
@@ -57,8 +58,8 @@ class Ours(Contestant):
         return {self.name: Entry(call, lambda: [call()])}
 
     def training(self, problem):
-        """A module and the tape."""
-        _float32_alone(problem)
+        """A module and the tape; in bfloat16 with autocast around the forward."""
+        precision = _precision(problem)
         module = _module(problem)
         x = rnncore.Tensor(problem.x, requires_grad=True)
         parameters = list(module.parameters())
@@ -66,7 +67,8 @@ class Ours(Contestant):
         def step():
             x.grad = None
             module.zero_grad()
-            y, _ = module(x)
+            with precision():
+                y, _ = module(x)
             (y * y).mean().backward()
 
         def outputs():
@@ -77,7 +79,7 @@ class Ours(Contestant):
 
     def characters(self, problem):
         """Modules, Adam, and clipping of the gradients' norm."""
-        _float32_alone(problem)
+        precision = _precision(problem)
 
         def model():
             embedding = nn.Embedding(VOCABULARY, EMBEDDING)
@@ -91,7 +93,8 @@ class Ours(Contestant):
 
             def step():
                 whole.zero_grad()
-                loss = criterion(whole(problem.x).reshape(target.size, -1), target)
+                with precision():
+                    loss = criterion(whole(problem.x).reshape(target.size, -1), target)
                 loss.backward()
                 optim.clip_grad_norm_(whole.parameters(), CLIP)
                 optimiser.step()
@@ -110,9 +113,13 @@ class Ours(Contestant):
         return rnncore.Session(_module(problem), threads=self.threads, **options)
 
 
-def _float32_alone(problem):
-    if problem.case.precision != "float32":
+def _precision(problem):
+    """Make the context of a case's forward; versions before `autocast` have float32 alone."""
+    if problem.case.precision == "float32":
+        return contextlib.nullcontext
+    if not hasattr(rnncore, "autocast"):
         raise NotAvailable("this version trains in float32 and float64 alone")
+    return partial(rnncore.autocast, problem.case.precision)
 
 
 def _module(problem):

@@ -93,8 +93,8 @@ static void count_training(rnn_cell cell) {
 
 static void linear(void *argument) {
     float *const *a = argument;
-    need(rnn_linear_forward(engine, RNN_FLOAT32, LINEAR_ROWS, LINEAR_INPUTS, VOCABULARY, a[0], a[1],
-                            a[2], a[3], 1));
+    need(rnn_linear_forward(engine, RNN_FLOAT32, RNN_WEIGHTS_REAL, LINEAR_ROWS, LINEAR_INPUTS,
+                            VOCABULARY, a[0], a[1], a[2], a[3], 1));
 }
 
 static void cross_entropy(void *argument) {

@@ -141,6 +141,10 @@ typedef struct rnn_layer_options {
     size_t hidden;  /* H, at least 1 */
     int directions; /* 1, or 2 for bidirectional */
     int threads;
+    /* How operands of products are rounded, forward and backward: RNN_WEIGHTS_REAL, not at all, or
+     * RNN_WEIGHTS_BFLOAT16, which needs float32 and always runs on our own kernels. Sums, the
+     * cell's arithmetic, states and every array given or returned are of the dtype. */
+    rnn_weight_format products;
 } rnn_layer_options;
 
 /* Weights of one direction, PyTorch's layout and gate order. */
@@ -282,16 +286,18 @@ RNN_API rnn_status rnn_stream_set_state(rnn_stream *stream, size_t k, const void
  * RNN_ERR_ARGUMENT (a needed array is NULL, a size or an index is out of range; then nothing has
  * been written) and, where said, RNN_ERR_MEMORY. "Added to" arrays hold a running gradient. */
 
-/* y = x weight^T + bias: x [N,I], weight [O,I], bias [O] or NULL, y [N,O] written. Packs the
- * weight: may return RNN_ERR_MEMORY. */
-RNN_API rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                                      size_t inputs, size_t outputs, const void *x,
-                                      const void *weight, const void *bias, void *y, int threads);
+/* y = x weight^T + bias: x [N,I], weight [O,I], bias [O] or NULL, y [N,O] written. `products`: as
+ * in rnn_layer_options. Packs the weight: may return RNN_ERR_MEMORY. */
+RNN_API rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype,
+                                      rnn_weight_format products, size_t rows, size_t inputs,
+                                      size_t outputs, const void *x, const void *weight,
+                                      const void *bias, void *y, int threads);
 
 /* Gradients of rnn_linear_forward from dy [N,O]: dx [N,I] written, dweight [O,I] and dbias [O]
  * added to; each of the three may be NULL. May return RNN_ERR_MEMORY. */
-RNN_API rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
-                                       size_t inputs, size_t outputs, const void *dy, const void *x,
+RNN_API rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype,
+                                       rnn_weight_format products, size_t rows, size_t inputs,
+                                       size_t outputs, const void *dy, const void *x,
                                        const void *weight, void *dx, void *dweight, void *dbias,
                                        int threads);
 

@@ -19,7 +19,8 @@ enum {
     RNN_LANES = 16, /* columns of a group */
     RNN_WIDE = 4,   /* groups of a single matrix's panel */
     RNN_WIDE_LANES = RNN_WIDE * RNN_LANES,
-    RNN_TILE_ROWS_MAX = 12 /* no dialect's register tile has more rows */
+    RNN_TILE_ROWS_MAX = 12, /* no dialect's register tile has more rows */
+    RNN_PAIR_COLUMNS = 48   /* of a panel of pairs: a multiple of the rows of every low tile */
 };
 
 /* int8 activations: what an instruction of unsigned by signed values adds to each, and the largest
@@ -48,10 +49,12 @@ struct rnn_product {
     size_t ldy;
     size_t span;
     size_t width; /* columns y and start have: what lies beyond is never touched */
-    void *work;   /* low precision: this thread's, of rnn_low_work() bytes */
+    int rounded;  /* x holds bfloat16 already, ldx is even and what lies beyond K is 0 */
+    void *work;   /* low precision, unless rounded: this thread's, of rnn_low_work() bytes */
 };
 
-/* y[m] += sum over k of a[k][m] * b[k], k ascending, for one panel of b. */
+/* y[m] += sum over k of a[k][m] * b[k], k ascending, for one panel of b. In bfloat16 K counts words
+ * of two rows and a is [M / RNN_PAIR_COLUMNS][K][RNN_PAIR_COLUMNS]. */
 struct rnn_outer {
     size_t rows;   /* M, a multiple of the tile's rows for b's groups */
     size_t inner;  /* K */
@@ -62,12 +65,39 @@ struct rnn_outer {
     size_t ldy;
 };
 
-/* y[j] += sum over the rows of x[r][j], rows ascending. */
+/* y[j] += sum over the rows of x[r][j], rows ascending; in bfloat16, whole groups of 16 columns and
+ * of each two rows the second first. */
 struct rnn_column_sum {
     size_t rows, width;
     const void *x;
     size_t ldx;
     void *y;
+};
+
+/* Rows of float rounded to bfloat16 and padded with zeros to whole groups of 16. */
+struct rnn_round {
+    size_t rows, width;
+    const void *x; /* [rows][ldx] */
+    size_t ldx;
+    uint16_t *y; /* [rows][ldy] */
+    size_t ldy;
+};
+
+/* Columns of bfloat16 by pairs of rows, in panels [rows / 2, rounded up][width] of words that hold
+ * a column's values of both rows. Zeros where there is no row or column. */
+struct rnn_pairs {
+    size_t rows, columns; /* columns: whole groups of 16 */
+    const uint16_t *x;    /* [rows][ldx] */
+    size_t ldx;
+    size_t width; /* of a panel, whole groups of 16 */
+    uint32_t *out;
+};
+
+/* A panel of float [inner][columns] into words of two bfloat16. */
+struct rnn_lower {
+    size_t inner, columns;
+    const void *panel;
+    uint32_t *out;
 };
 
 /* One step of one phase of a cell, rows x unit panels [begin, end). */
@@ -101,7 +131,8 @@ struct rnn_step {
 };
 
 /* One step back of one stage, rows x wide panels [begin, end) of 64 units. The gradient of the
- * hidden state is dy + dh + dnext * w; the cell turns it into gradients of the gates. */
+ * hidden state is dy + dh + dnext * w; the cell turns it into gradients of the gates. These, dnext
+ * too, are bfloat16 where the weights are. */
 struct rnn_back {
     size_t rows, hidden;
     size_t begin, end;

@@ -19,6 +19,17 @@ enum { ACTIVATION_BYTES = 2 }; /* of the wider format, bfloat16 */
 
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
+rnn_status rnn_check_products(rnn_weight_format products, rnn_dtype dtype) {
+    if (products != RNN_WEIGHTS_REAL && products != RNN_WEIGHTS_BFLOAT16)
+        return rnn_fail(
+            (unsigned)products < RNN_WEIGHTS_COUNT ? RNN_ERR_UNSUPPORTED : RNN_ERR_ARGUMENT,
+            "products is %d, expected real or bfloat16 (0, 1)", (int)products);
+    if (products != RNN_WEIGHTS_REAL && dtype != RNN_FLOAT32)
+        return rnn_fail(RNN_ERR_UNSUPPORTED,
+                        "products in bfloat16 of arrays of float64, expected float32");
+    return RNN_OK;
+}
+
 size_t rnn_low_work(size_t rows, size_t input, size_t hidden) {
     const size_t held = rows > RNN_LOW_ROWS ? rows : RNN_LOW_ROWS;
     const size_t values = round_up(input, RNN_LANES) + round_up(hidden, RNN_LANES);
@@ -27,24 +38,6 @@ size_t rnn_low_work(size_t rows, size_t input, size_t hidden) {
         bytes > PTRDIFF_MAX)
         return PTRDIFF_MAX;
     return round_up(bytes + 2 * RNN_ALIGNMENT, RNN_ALIGNMENT);
-}
-
-static uint16_t to_bfloat16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    const uint32_t sign = bits & 0x80000000u, magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40);
-    if (magnitude < 0x00800000u) return (uint16_t)(sign >> 16);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-/* A panel of `columns` columns and `inner` rows of float into words of two. */
-static void lower_bfloat16(uint16_t *restrict out, const float *restrict panel, size_t columns,
-                           size_t inner) {
-    for (size_t k = 0; k < round_up(inner, 2); k++)
-        for (size_t j = 0; j < columns; j++)
-            out[k / 2 * 2 * columns + 2 * j + k % 2] =
-                k < inner ? to_bfloat16(panel[k * columns + j]) : 0;
 }
 
 static float column_scale(const float *column, size_t stride, size_t inner) {
@@ -64,7 +57,8 @@ static float column_scale(const float *column, size_t stride, size_t inner) {
     return scale;
 }
 
-/* The same into words of four, with the scales and starts of the panel's columns. */
+/* A panel of `columns` columns and `inner` rows of float into words of four, with the scales and
+ * starts of its columns. */
 static void lower_int8(int8_t *restrict out, const float *restrict panel, size_t columns,
                        size_t inner, float *restrict scales, int32_t *restrict starts) {
     for (size_t j = 0; j < columns; j++) {
@@ -116,7 +110,8 @@ rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format)
         if (format == RNN_WEIGHTS_INT8)
             lower_int8((int8_t *)out, panel, columns, from.inner, scale + first, start + first);
         else
-            lower_bfloat16((uint16_t *)(void *)out, panel, columns, from.inner);
+            matrix->engine->low[format]->lower(&(struct rnn_lower){
+                .inner = from.inner, .columns = columns, .panel = panel, .out = (void *)out});
     }
     rnn_matrix_free(matrix);
     lowered.panels.data = data;

@@ -19,7 +19,17 @@ struct rnn_low_kernels {
     size_t tile_rows[5]; /* rows of the register tile, by groups of a panel */
     void (*product)(const struct rnn_product *);
     void (*step[RNN_PHASE_COUNT])(const struct rnn_step *);
+    /* bfloat16 only: */
+    void (*lower)(const struct rnn_lower *);
+    void (*back[RNN_PHASE_COUNT])(const struct rnn_back *);
+    void (*round)(const struct rnn_round *);
+    void (*pairs)(const struct rnn_pairs *);
+    void (*outer)(const struct rnn_outer *);
+    void (*column_sum)(const struct rnn_column_sum *);
 };
+
+/* Whether products of arrays of the dtype may round their operands so, on the way back too. */
+rnn_status rnn_check_products(rnn_weight_format products, rnn_dtype dtype);
 
 /* Bytes of work that a thread needs for rows of `input` and `hidden` activations, a multiple of
  * RNN_ALIGNMENT, or more than can be allocated; the latter two were checked with the weights. */

@@ -8,7 +8,10 @@
 #include "core/status.h"
 #include "kernels/blas.h"
 
-enum { GRADIENT_ROWS = 384 }; /* rows of a block: its panel of b, 96 KiB of float, stays in L2 */
+enum {
+    GRADIENT_ROWS = 384,    /* rows of a block: its panel of b, 96 KiB of float, stays in L2 */
+    LOW_GRADIENT_ROWS = 768 /* the same in bfloat16, even: a word holds two rows */
+};
 
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -190,7 +193,7 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
         .begin = first,
         .end = last,
         .w = *w,
-        .x = at(o->x, begin * o->ldx, real_size),
+        .x = at(o->x, begin * o->ldx, o->rounded ? sizeof(uint16_t) : real_size),
         .ldx = o->ldx,
         .start = o->start ? at(o->start, begin * o->ld_start, real_size) : NULL,
         .ld_start = o->ld_start,
@@ -198,6 +201,7 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
         .ldy = o->ldy,
         .span = o->span ? o->span : w->groups * RNN_LANES,
         .width = o->width,
+        .rounded = o->rounded,
         .work = o->work,
     });
 }
@@ -208,8 +212,9 @@ static size_t share_columns(const struct rnn_gates *gates, int size) {
     return round_up(share, RNN_LANES) + RNN_TILE_ROWS_MAX;
 }
 
+/* Enough for as many bytes of pairs in bfloat16 too. */
 static size_t micro_size(const struct rnn_gates *gates, size_t real_size, int size) {
-    return share_columns(gates, size) * GRADIENT_ROWS * real_size;
+    return (share_columns(gates, size) + RNN_PAIR_COLUMNS) * GRADIENT_ROWS * real_size;
 }
 
 size_t rnn_gradient_scratch(const struct rnn_gates *gates, size_t real_size, int size) {
@@ -290,6 +295,40 @@ static void gradient_block(const struct rnn_weight_gradient *g, const struct gra
     }
 }
 
+/* The same for a block in bfloat16: columns of a and b by pairs of rows. */
+static void low_gradient_block(const struct rnn_weight_gradient *g,
+                               const struct gradient_share *share, size_t r, size_t rows) {
+    const struct rnn_low_kernels *low = g->engine->low[g->format];
+    const size_t size = sizeof(uint16_t), columns = share->end - share->begin;
+    struct rnn_pairs pairs = {.rows = rows,
+                              .columns = round_up(columns, RNN_LANES),
+                              .x = at(g->a, r * g->lda + share->begin, size),
+                              .ldx = g->lda,
+                              .width = RNN_PAIR_COLUMNS,
+                              .out = (void *)share->micro};
+    low->pairs(&pairs);
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
+        const struct rnn_gradient_part *part = &g->part[p];
+        for (size_t j = 0; share->acc[p] && j < share->ld[p]; j += RNN_WIDE_LANES) {
+            const size_t width = min_size(RNN_WIDE_LANES, share->ld[p] - j);
+            pairs = (struct rnn_pairs){.rows = rows,
+                                       .columns = width,
+                                       .x = at(part->b, r * part->ldb + j, size),
+                                       .ldx = part->ldb,
+                                       .width = width,
+                                       .out = (void *)share->panel};
+            low->pairs(&pairs);
+            low->outer(&(struct rnn_outer){.rows = columns,
+                                           .inner = (rows + 1) / 2,
+                                           .a = share->micro,
+                                           .b = share->panel,
+                                           .groups = width / RNN_LANES,
+                                           .y = share->acc[p] + j * sizeof(float),
+                                           .ldy = share->ld[p]});
+        }
+    }
+}
+
 static void gradient_blas(const struct rnn_weight_gradient *g, const struct gradient_share *share) {
     const size_t size = rnn_kernels_of(g->engine, g->dtype)->real_size;
     for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
@@ -302,14 +341,17 @@ static void gradient_blas(const struct rnn_weight_gradient *g, const struct grad
 void rnn_weight_gradient_add(const struct rnn_weight_gradient *g, int rank, int size) {
     const struct gradient_share share = gradient_share(g, rank, size);
     if (share.begin >= share.end || g->rows == 0) return;
-    if (rnn_use_blas(g->engine, g->dtype)) {
+    const int low = g->format != RNN_WEIGHTS_REAL;
+    if (!low && rnn_use_blas(g->engine, g->dtype)) {
         gradient_blas(g, &share);
         return;
     }
-    const size_t blocks = (g->rows + GRADIENT_ROWS - 1) / GRADIENT_ROWS;
+    const size_t most = low ? LOW_GRADIENT_ROWS : GRADIENT_ROWS;
+    const size_t blocks = (g->rows + most - 1) / most;
     for (size_t k = 0; k < blocks; k++) {
         const size_t r = g->rows * k / blocks, rows = g->rows * (k + 1) / blocks - r;
-        for (size_t groups = RNN_WIDE; groups > 0; groups--)
+        if (low) low_gradient_block(g, &share, r, rows);
+        for (size_t groups = RNN_WIDE; !low && groups > 0; groups--)
             gradient_block(g, &share, r, rows, groups);
     }
 }

@@ -62,7 +62,8 @@ struct rnn_operands {
     size_t ldy;
     size_t span;  /* columns of a panel of y; 0: as many as the matrix's panels have */
     size_t width; /* columns of y */
-    void *work;   /* low precision: this thread's, see rnn_low_work */
+    int rounded;  /* low precision: x holds bfloat16 already, see struct rnn_product */
+    void *work;   /* low precision, unless rounded: this thread's, see rnn_low_work */
 };
 
 /* This thread's share of a product, of rows or of panels; no barrier. With BLAS rank 0 does it. */
@@ -72,7 +73,8 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
 /* dW[gate * units + unit][j] += sum over the rows r of a[r][column of that gate and unit] *
  * b[r][j], for each of the matrices that have the gates of a: a [rows][lda] in panel order, b
  * [rows][ldb] of `columns`, dW row stride `columns`. Rows may come in blocks: clear once, add
- * each block, finish once. Each function does this thread's share; no barrier. */
+ * each block, finish once. Each function does this thread's share; no barrier. With bfloat16 a and
+ * b hold it, and their rows are padded with zeros to whole groups of 16. */
 struct rnn_gradient_part {
     const void *b;
     size_t ldb;
@@ -86,6 +88,7 @@ enum { RNN_GRADIENT_PARTS = 2 }; /* input and recurrent weight */
 struct rnn_weight_gradient {
     const rnn_engine *engine;
     rnn_dtype dtype;
+    rnn_weight_format format; /* of a and b: RNN_WEIGHTS_REAL or RNN_WEIGHTS_BFLOAT16 */
     const struct rnn_gates *gates;
     size_t rows;
     const void *a;

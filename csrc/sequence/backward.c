@@ -17,15 +17,17 @@ struct run {
     const struct rnn_rows *rows;
     struct rnn_plan plan;
     size_t real_size, padded;
-    size_t first, last;             /* steps of the chunk */
-    char *dy;                       /* gradient of the output, if it is gathered */
+    size_t operand_size; /* of gradients of gates, and of what they are multiplied with */
+    size_t first, last;  /* steps of the chunk */
+    char *dy;            /* gradient of the output, if it is gathered */
     char *dgates[RNN_PHASES_MAX];   /* [inputs * padded] gradients for the input part */
     char *dgates_h[RNN_PHASES_MAX]; /* the same for the recurrent part; often dgates itself */
     char *dh, *dc;                  /* [B] carried from step to step */
     char *product;                  /* [B] BLAS: a recurrent product on its way to the kernel */
     char *dx;                       /* [input]; NULL: written in place */
     size_t ld_dx;
-    char *h_before; /* hidden states before each step, if ragged */
+    char *h_before; /* hidden states before each step, if ragged or rounded */
+    char *reset_h;  /* rounded; NULL: as in the history */
     struct rnn_parameter_gradients gradients;
     rnn_arena arena;
 };
@@ -48,6 +50,11 @@ static int writes_dx_in_place(const struct run *run, size_t *ld) {
     return 0;
 }
 
+/* Whether the chunk's hidden states before each step are not the history itself. */
+static int gathers_states(const struct run *run) {
+    return run->gradients.count && (run->rows->ragged || run->direction->low);
+}
+
 /* Add up the sizes (`take` 0), or take the pieces. */
 static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     const struct rnn_direction *d = run->direction;
@@ -62,7 +69,7 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
             RNN_TRY(rnn_size_add(bytes, count, each));         \
     } while (0)
     for (size_t p = 0; p < d->cell->phases; p++) {
-        const size_t width = dgates_width(&d->phase[p], run->padded) * size;
+        const size_t width = dgates_width(&d->phase[p], run->padded) * run->operand_size;
         PIECE(run->dgates[p], rows + batch, width);
         if (rnn_gates_differ(&d->phase[p]))
             PIECE(run->dgates_h[p], rows + batch, width);
@@ -74,7 +81,9 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     PIECE(run->dc, batch, state);
     PIECE(run->product, batch, state);
     if (b->dx.data && !writes_dx_in_place(run, &run->ld_dx)) PIECE(run->dx, rows, d->input * size);
-    if (run->gradients.count && run->rows->ragged) PIECE(run->h_before, rows, state);
+    if (gathers_states(run)) PIECE(run->h_before, rows, run->padded * run->operand_size);
+    if (gathers_states(run) && d->low && d->cell->phases > 1)
+        PIECE(run->reset_h, rows, run->padded * run->operand_size);
 #undef PIECE
     if (!take) return rnn_parameter_gradients_size(&run->gradients, bytes);
     rnn_parameter_gradients_take(&run->gradients, &run->arena);
@@ -92,8 +101,8 @@ static void clear_padding(struct run *run) {
     const struct rnn_direction *d = run->direction;
     if (d->padded == d->hidden) return;
     for (size_t p = 0; p < d->cell->phases; p++) {
-        const size_t rows = chunk_rows(run->rows) + run->rows->rows,
-                     bytes = rows * dgates_width(&d->phase[p], run->padded) * run->real_size;
+        const size_t rows = chunk_rows(run->rows) + run->rows->rows;
+        const size_t bytes = rows * dgates_width(&d->phase[p], run->padded) * run->operand_size;
         memset(run->dgates[p], 0, bytes);
         if (run->dgates_h[p] != run->dgates[p]) memset(run->dgates_h[p], 0, bytes);
     }
@@ -183,9 +192,9 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
         .ld_before = run->padded,
         .after = (const char *)after_step(run, s) + begin * state,
         .ld_after = run->padded,
-        .dgates = run->dgates[0] + row * width * size,
+        .dgates = run->dgates[0] + row * width * run->operand_size,
         .ld_dgates = width,
-        .dgates_h = run->dgates_h[0] + row * width * size,
+        .dgates_h = run->dgates_h[0] + row * width * run->operand_size,
         .carry = (d->cell->has_c ? run->dc : run->dh) + begin * state,
         .ld_carry = run->padded,
     };
@@ -193,16 +202,16 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
         back.second = (char *)history->gates[1] + kept * d->phase[1].width * size;
         back.ld_second = d->phase[1].width;
         back.ld_dsecond = dgates_width(&d->phase[1], run->padded);
-        back.dsecond = run->dgates[1] + row * back.ld_dsecond * size;
+        back.dsecond = run->dgates[1] + row * back.ld_dsecond * run->operand_size;
     }
     if (product) {
-        back.dnext = run->dgates_h[stage->multiplied] + next * ld_dnext * size;
+        back.dnext = run->dgates_h[stage->multiplied] + next * ld_dnext * run->operand_size;
         back.w = multiplied->w_hh_t.panels;
         if (d->blas)
             product_blas(run, &multiplied->w_hh_t, &back,
                          (first ? run->dh : run->product) + begin * state, first && carries_h);
     }
-    d->kernels->back[d->cell->phase[stage->phase]](&back);
+    d->phase[stage->phase].back(&back);
 }
 
 static void one_step(struct run *run, size_t s, size_t row, size_t row_end, rnn_team *team,
@@ -232,7 +241,8 @@ static void initial_gradient(struct run *run, int rank, int size) {
                                                .ld_start = run->padded,
                                                .y = run->dh,
                                                .ldy = run->padded,
-                                               .width = run->padded},
+                                               .width = run->padded,
+                                               .rounded = d->low != NULL},
                         rank, size);
 }
 
@@ -251,7 +261,8 @@ static void input_gradient(struct run *run, rnn_team *team, int rank) {
                                                    .ld_start = run->ld_dx,
                                                    .y = out,
                                                    .ldy = run->ld_dx,
-                                                   .width = d->input},
+                                                   .width = d->input,
+                                                   .rounded = d->low != NULL},
                             rank, team->size);
     if (!run->dx) return;
     rnn_team_wait(team);
@@ -264,20 +275,37 @@ static void input_gradient(struct run *run, rnn_team *team, int rank) {
 static const char *states_before(const struct run *run) {
     const struct rnn_rows *rows = run->rows;
     const char *h = run->backward->history->h;
-    return rows->ragged ? run->h_before
-                        : h + rows->offset[run->first] * run->padded * run->real_size;
+    return run->h_before ? run->h_before
+                         : h + rows->offset[run->first] * run->padded * run->real_size;
+}
+
+/* Copy rows of states of the history, from packed row `from` on, to where step s is in the chunk.
+ */
+static void gather_states(const struct run *run, char *to, const char *states, size_t from,
+                          size_t s) {
+    const size_t count = run->rows->active[s], state = run->padded * run->real_size;
+    to += chunk_row(run, s, 0) * run->padded * run->operand_size;
+    if (run->direction->low)
+        run->direction->low->round(&(struct rnn_round){.rows = count,
+                                                       .width = run->direction->hidden,
+                                                       .x = states + from * state,
+                                                       .ldx = run->padded,
+                                                       .y = (uint16_t *)(void *)to,
+                                                       .ldy = run->padded});
+    else
+        memcpy(to, states + from * state, count * state);
 }
 
 static void gather_states_before(struct run *run, int rank, int size) {
     const struct rnn_rows *rows = run->rows;
-    const size_t state = run->padded * run->real_size;
-    const char *h = run->backward->history->h;
+    const struct rnn_history *history = run->backward->history;
     size_t begin, end;
     rnn_team_share(run->last - run->first, 1, rank, size, &begin, &end);
-    for (size_t s = run->first + begin; s < run->first + end; s++)
-        memcpy(run->h_before + chunk_row(run, s, 0) * state,
-               h + (s == 0 ? 0 : rows->rows + rows->offset[s - 1]) * state,
-               rows->active[s] * state);
+    for (size_t s = run->first + begin; s < run->first + end; s++) {
+        gather_states(run, run->h_before, history->h, s == 0 ? 0 : rows->rows + rows->offset[s - 1],
+                      s);
+        if (run->reset_h) gather_states(run, run->reset_h, history->reset_h, rows->offset[s], s);
+    }
 }
 
 static void parameter_gradients(struct run *run, const rnn_team *team, int rank) {
@@ -285,8 +313,12 @@ static void parameter_gradients(struct run *run, const rnn_team *team, int rank)
     const size_t row = run->rows->offset[run->first], size = run->real_size;
     struct rnn_gradient_chunk chunk = {.rows = chunk_row(run, run->last, 0),
                                        .h_before = states_before(run)};
-    chunk.x = (const char *)history->x + row * run->direction->input * size;
-    if (history->reset_h) chunk.reset_h = (const char *)history->reset_h + row * run->padded * size;
+    chunk.x = (const char *)history->x +
+              row * rnn_operand_width(run->direction, run->direction->input) * run->operand_size;
+    if (run->reset_h)
+        chunk.reset_h = run->reset_h;
+    else if (history->reset_h)
+        chunk.reset_h = (const char *)history->reset_h + row * run->padded * size;
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
         chunk.dgates[p] = run->dgates[p];
         chunk.dgates_h[p] = run->dgates_h[p];
@@ -300,7 +332,8 @@ static void previous_chunk(struct run *run) {
     run->last = run->first;
     run->first = rnn_rows_chunk_begin(run->rows, run->last, chunk_rows(run->rows));
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
-        const size_t bytes = dgates_width(&run->direction->phase[p], run->padded) * run->real_size;
+        const size_t bytes =
+            dgates_width(&run->direction->phase[p], run->padded) * run->operand_size;
         memcpy(run->dgates_h[p] + chunk_row(run, run->last, 0) * bytes, run->dgates_h[p],
                rows * bytes);
     }
@@ -347,6 +380,7 @@ rnn_status rnn_backward_run(const struct rnn_backward *b) {
                       .plan = rnn_plan_backward(d, b->rows, b->threads),
                       .real_size = d->real_size,
                       .padded = d->padded,
+                      .operand_size = rnn_operand_size(d),
                       .last = b->rows->steps};
     size_t bytes = 0;
     if (run.last > 0) run.first = rnn_rows_chunk_begin(b->rows, run.last, chunk_rows(b->rows));

@@ -73,15 +73,18 @@ static rnn_status pack_phase(struct rnn_phase_weights *phase, const struct rnn_d
                             d->input, d->blas));
     RNN_TRY(rnn_matrix_pack(&phase->w_hh, d->engine, d->dtype, &recurrent, weights->w_hh, d->hidden,
                             d->hidden, d->blas));
-    if (d->format != RNN_WEIGHTS_REAL) {
+    if (d->low) {
         RNN_TRY(rnn_matrix_lower(&phase->w_ih, d->format));
         RNN_TRY(rnn_matrix_lower(&phase->w_hh, d->format));
     }
     if (!backward) return RNN_OK;
     RNN_TRY(rnn_matrix_pack_transposed(&phase->w_ih_t, d->engine, d->dtype, &phase->input,
                                        weights->w_ih, d->input, d->input, d->blas));
-    return rnn_matrix_pack_transposed(&phase->w_hh_t, d->engine, d->dtype, &phase->recurrent,
-                                      weights->w_hh, d->hidden, d->hidden, d->blas);
+    RNN_TRY(rnn_matrix_pack_transposed(&phase->w_hh_t, d->engine, d->dtype, &phase->recurrent,
+                                       weights->w_hh, d->hidden, d->hidden, d->blas));
+    if (!d->low) return RNN_OK;
+    RNN_TRY(rnn_matrix_lower(&phase->w_ih_t, d->format));
+    return rnn_matrix_lower(&phase->w_hh_t, d->format);
 }
 
 /* Every size below is a small multiple of this one. */
@@ -111,11 +114,14 @@ rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engin
     direction->padded = (hidden + RNN_LANES - 1) / RNN_LANES * RNN_LANES;
     direction->blas = format == RNN_WEIGHTS_REAL && rnn_use_blas(engine, dtype);
     direction->format = format;
+    direction->low = engine->low[format];
     for (size_t p = 0; p < direction->cell->phases; p++) {
         const enum rnn_phase_id id = direction->cell->phase[p];
         direction->phase[p].info = &rnn_phase_infos[id];
-        direction->phase[p].step = format == RNN_WEIGHTS_REAL ? direction->kernels->step[id]
-                                                              : engine->low[format]->step[id];
+        direction->phase[p].step =
+            direction->low ? direction->low->step[id] : direction->kernels->step[id];
+        direction->phase[p].back =
+            direction->low ? direction->low->back[id] : direction->kernels->back[id];
         const rnn_status status = pack_phase(&direction->phase[p], direction, weights, backward);
         if (status != RNN_OK) {
             rnn_direction_free(direction);
@@ -137,10 +143,16 @@ void rnn_direction_free(struct rnn_direction *direction) {
     }
 }
 
+size_t rnn_operand_size(const struct rnn_direction *direction) {
+    return direction->low ? sizeof(uint16_t) : direction->real_size;
+}
+
+size_t rnn_operand_width(const struct rnn_direction *direction, size_t width) {
+    return direction->low ? (width + RNN_LANES - 1) / RNN_LANES * RNN_LANES : width;
+}
+
 size_t rnn_direction_work(const struct rnn_direction *direction, size_t rows) {
-    return direction->format == RNN_WEIGHTS_REAL
-               ? 0
-               : rnn_low_work(rows, direction->input, direction->hidden);
+    return direction->low ? rnn_low_work(rows, direction->input, direction->hidden) : 0;
 }
 
 size_t rnn_direction_bytes(const struct rnn_direction *direction) {

@@ -16,8 +16,9 @@ struct rnn_phase_weights {
     size_t width; /* accumulator columns of a row: panels in panel order */
     void *bias;   /* [width] */
     struct rnn_matrix w_ih, w_hh;
-    void (*step)(const struct rnn_step *); /* kernel, for the weights' format */
     struct rnn_matrix w_ih_t, w_hh_t;      /* transposed, for the way back; empty without it */
+    void (*step)(const struct rnn_step *); /* kernels, for the weights' format */
+    void (*back)(const struct rnn_back *); /* NULL: int8 */
 };
 
 /* Input and recurrent part see different gradients of the gates only where accumulators differ. */
@@ -35,15 +36,21 @@ struct rnn_direction {
     size_t padded; /* hidden rounded up to whole groups: a row of states */
     int blas;
     rnn_weight_format format;
+    const struct rnn_low_kernels *low; /* of the format; NULL for RNN_WEIGHTS_REAL */
     struct rnn_phase_weights phase[RNN_PHASES_MAX];
 };
 
-/* Pack the weights in `format`; `backward` says whether the way back is wanted as well, which needs
- * RNN_WEIGHTS_REAL. On failure everything is freed again. */
+/* Pack the weights in `format`; `backward` says whether the way back is wanted as well, which int8
+ * does not have. On failure everything is freed again. */
 rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engine *engine,
                                 rnn_cell cell, rnn_dtype dtype, size_t input, size_t hidden,
                                 const rnn_weights *weights, rnn_weight_format format, int backward);
 void rnn_direction_free(struct rnn_direction *direction);
+
+/* Bytes that gradients of gates take each, and x and h as operands of the weights' gradients: a row
+ * of x then has rnn_operand_width() values. */
+size_t rnn_operand_size(const struct rnn_direction *direction);
+size_t rnn_operand_width(const struct rnn_direction *direction, size_t width);
 
 /* Bytes of work each thread needs for a step, or a product, of `rows` rows at most. */
 size_t rnn_direction_work(const struct rnn_direction *direction, size_t rows);

@@ -14,7 +14,8 @@ struct run {
     struct rnn_plan plan;
     struct rnn_history *history; /* the buffers below; NULL: they hold one chunk */
     size_t real_size, padded;
-    size_t ldx;
+    int rounded; /* x_buffer holds x as products in low precision take it */
+    size_t ldx, x_size;
     char *x_buffer; /* where it is gathered; NULL: read in place */
     char *gates[RNN_PHASES_MAX];
     char *h;                 /* hidden states of the packed rows; NULL: they are written to y */
@@ -31,7 +32,7 @@ rnn_status rnn_history_size(const struct rnn_direction *d, const struct rnn_rows
     size_t row;
     if (__builtin_mul_overflow(d->padded, size, &row))
         return rnn_fail(RNN_ERR_MEMORY, "hidden_size %zu is too large", d->hidden);
-    RNN_TRY(rnn_size_add(bytes, rows->total, d->input * size));
+    RNN_TRY(rnn_size_add(bytes, rows->total, rnn_operand_width(d, d->input) * rnn_operand_size(d)));
     for (size_t p = 0; p < d->cell->phases; p++)
         RNN_TRY(rnn_size_add(bytes, rows->total, d->phase[p].width * size));
     RNN_TRY(rnn_size_add(bytes, rows->rows + rows->total, row));
@@ -43,7 +44,7 @@ void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows
                       struct rnn_history *history) {
     const size_t size = d->real_size, row = d->padded * size, total = rows->total;
     memset(history, 0, sizeof *history);
-    history->x = rnn_arena_take(arena, total, d->input * size);
+    history->x = rnn_arena_take(arena, total, rnn_operand_width(d, d->input) * rnn_operand_size(d));
     for (size_t p = 0; p < d->cell->phases; p++)
         history->gates[p] = rnn_arena_take(arena, total, d->phase[p].width * size);
     history->h = rnn_arena_take(arena, rows->rows + total, row);
@@ -55,8 +56,15 @@ void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows
 static rnn_status use_history(struct run *run) {
     struct rnn_history *history = run->history;
     const size_t initial = run->rows->rows * run->padded * run->real_size;
+    size_t bytes = 0;
+    run->work_size = rnn_direction_work(run->direction, run->rows->rows);
+    RNN_TRY(rnn_size_add(&bytes, (size_t)run->plan.threads, run->work_size));
+    RNN_TRY(rnn_arena_create(&run->arena, run->direction->engine->pool, bytes));
+    run->work = rnn_arena_take(&run->arena, (size_t)run->plan.threads, run->work_size);
+    run->rounded = run->direction->low != NULL;
     run->x_buffer = history->x;
-    run->ldx = run->direction->input;
+    run->x_size = rnn_operand_size(run->direction);
+    run->ldx = rnn_operand_width(run->direction, run->direction->input);
     for (size_t p = 0; p < run->direction->cell->phases; p++) run->gates[p] = history->gates[p];
     run->h_start = history->h;
     run->h = run->h_start + initial;
@@ -79,6 +87,7 @@ static rnn_status allocate_chunk(struct run *run) {
     const int h_in_place = rnn_rows_step_in_place(run->rows, &run->forward->y);
     size_t bytes = 0;
     if (!in_place) run->ldx = d->input;
+    run->x_size = size;
     RNN_TRY(rnn_size_add(&bytes, in_place ? 0 : rows, d->input * size));
     for (size_t p = 0; p < d->cell->phases; p++)
         RNN_TRY(rnn_size_add(&bytes, rows, d->phase[p].width * size));
@@ -105,9 +114,14 @@ static void input_part(struct run *run, size_t first, size_t last, rnn_team *tea
     const struct rnn_forward *f = run->forward;
     const struct rnn_rows *rows = run->rows;
     const size_t at = rows->offset[first] - buffer_origin(run, first);
-    char *x_buffer = run->x_buffer ? run->x_buffer + at * run->ldx * run->real_size : NULL;
+    char *x_buffer = run->x_buffer ? run->x_buffer + at * run->ldx * run->x_size : NULL;
     const char *x = x_buffer;
-    if (x_buffer) {
+    if (run->rounded) {
+        rnn_rows_round(rows, &f->x, f->reverse, first, last, run->direction->input,
+                       run->direction->low, (uint16_t *)(void *)x_buffer, run->ldx, rank,
+                       team->size);
+        rnn_team_wait(team);
+    } else if (x_buffer) {
         rnn_rows_gather(rows, &f->x, f->reverse, first, last, run->direction->input, run->real_size,
                         x_buffer, run->ldx, rank, team->size);
         rnn_team_wait(team);
@@ -128,6 +142,7 @@ static void input_part(struct run *run, size_t first, size_t last, rnn_team *tea
                                    .ldy = phase->width,
                                    .span = phase->span,
                                    .width = phase->width,
+                                   .rounded = run->rounded,
                                    .work = run->work + (size_t)rank * run->work_size},
             rank, team->size);
     }

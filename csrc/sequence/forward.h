@@ -9,7 +9,7 @@
 /* What a forward pass keeps of the packed rows for its way back; all rows of states are `padded`
  * apart, all rows of gates their phase's width. */
 struct rnn_history {
-    void *x;                     /* [total][input] */
+    void *x;                     /* [total][rnn_operand_width(input)] as products take it */
     void *gates[RNN_PHASES_MAX]; /* [total][width] activated */
     void *h;                     /* [B + total]: the initial states, then every step's */
     void *c;                     /* the same for the cell state, LSTM only */

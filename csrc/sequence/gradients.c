@@ -13,12 +13,14 @@ static void add_set(struct rnn_parameter_gradients *gradients, size_t phase, int
     if (d->input == 0) dw_ih = NULL;
     if (!dw_ih && !dw_hh && !db_ih && !db_hh) return;
     gradients->set[gradients->count++] = (struct rnn_gradient_set){
-        .weight = {.engine = d->engine,
-                   .dtype = d->dtype,
-                   .gates = recurrent ? &weights->recurrent : &weights->input,
-                   .lda = d->padded * weights->info->inputs,
-                   .part = {{.ldb = d->input, .columns = d->input, .dw = dw_ih},
-                            {.ldb = d->padded, .columns = d->hidden, .dw = dw_hh}}},
+        .weight =
+            {.engine = d->engine,
+             .dtype = d->dtype,
+             .format = d->format,
+             .gates = recurrent ? &weights->recurrent : &weights->input,
+             .lda = d->padded * weights->info->inputs,
+             .part = {{.ldb = rnn_operand_width(d, d->input), .columns = d->input, .dw = dw_ih},
+                      {.ldb = d->padded, .columns = d->hidden, .dw = dw_hh}}},
         .phase = phase,
         .recurrent = recurrent,
         .db = {db_ih, db_hh}};
@@ -115,18 +117,19 @@ void rnn_parameter_gradients_clear(const struct rnn_parameter_gradients *gradien
 static void add_to_set(const struct rnn_parameter_gradients *gradients,
                        const struct rnn_gradient_set *set, const struct rnn_gradient_chunk *chunk,
                        int share) {
-    const size_t size = gradients->direction->real_size, p = set->phase;
+    const struct rnn_direction *d = gradients->direction;
+    const size_t p = set->phase;
     const char *dgates = set->recurrent ? chunk->dgates_h[p] : chunk->dgates[p];
     struct rnn_weight_gradient weight = set->weight;
     size_t begin, end;
     columns_of(gradients, set, share, &begin, &end);
     if (set->db[0] || set->db[1])
-        gradients->direction->kernels->column_sum(
+        (d->low ? d->low->column_sum : d->kernels->column_sum)(
             &(struct rnn_column_sum){.rows = chunk->rows,
                                      .width = end - begin,
-                                     .x = dgates + begin * size,
+                                     .x = dgates + begin * rnn_operand_size(d),
                                      .ldx = set->weight.lda,
-                                     .y = set->sums + begin * size});
+                                     .y = set->sums + begin * d->real_size});
     weight.rows = chunk->rows;
     weight.a = dgates;
     weight.part[0].b = chunk->x;

@@ -9,7 +9,7 @@
 /* What the way back has computed of one chunk. */
 struct rnn_gradient_chunk {
     size_t rows;
-    const void *x;                        /* [rows][input] */
+    const void *x;                        /* [rows][rnn_operand_width(input)] */
     const void *h_before;                 /* [rows][padded] hidden states before each step */
     const void *reset_h;                  /* [rows][padded] GRU_BEFORE only */
     const void *dgates[RNN_PHASES_MAX];   /* for the input part of each phase */

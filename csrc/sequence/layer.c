@@ -49,7 +49,8 @@ static rnn_status check_options(const rnn_engine *engine, const rnn_layer_option
                         options ? options->size : 0, sizeof *options);
     if (options->threads < 1)
         return rnn_fail(RNN_ERR_ARGUMENT, "threads is %d, expected at least 1", options->threads);
-    return rnn_check_cell(options->cell, options->dtype, options->hidden, options->directions);
+    RNN_TRY(rnn_check_cell(options->cell, options->dtype, options->hidden, options->directions));
+    return rnn_check_products(options->products, options->dtype);
 }
 
 static rnn_status check_io(const rnn_layer_options *options, const rnn_layer_io *io) {
@@ -129,7 +130,7 @@ static rnn_status fill_tape(struct rnn_tape *tape, const rnn_engine *engine,
         RNN_TRY(rnn_check_weights(&weights[k], options->input));
         RNN_TRY(rnn_direction_create(&tape->each[k].direction, engine, options->cell,
                                      options->dtype, options->input, options->hidden, &weights[k],
-                                     RNN_WEIGHTS_REAL, training));
+                                     options->products, training));
         if (training) RNN_TRY(rnn_history_size(direction[k], &tape->rows, &bytes));
     }
     if (training) {

@@ -130,6 +130,22 @@ void rnn_rows_gather(const struct rnn_rows *rows, const rnn_sequence *array, int
     }
 }
 
+void rnn_rows_round(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
+                    size_t first, size_t last, size_t width, const struct rnn_low_kernels *low,
+                    uint16_t *packed, size_t ld, int rank, int size) {
+    for (size_t s = first; s < last; s++) {
+        size_t begin, end;
+        uint16_t *out = packed + (rows->offset[s] - rows->offset[first]) * ld;
+        rnn_team_share(rows->active[s], 1, rank, size, &begin, &end);
+        for (size_t i = begin; i < end; i++)
+            low->round(&(struct rnn_round){.rows = 1,
+                                           .width = width,
+                                           .x = element(array, rnn_rows_step(rows, s, i, reverse),
+                                                        rows->order[i], sizeof(float)),
+                                           .y = out + i * ld});
+    }
+}
+
 void rnn_rows_scatter(const struct rnn_rows *rows, const void *packed, size_t ld, int reverse,
                       size_t first, size_t last, size_t width, size_t real_size, int add,
                       const rnn_sequence *array, int rank, int size) {

@@ -7,6 +7,7 @@
 #ifndef RNN_SEQUENCE_LENGTHS_H
 #define RNN_SEQUENCE_LENGTHS_H
 
+#include "kernels/low.h"
 #include "rnncore.h"
 
 struct rnn_rows {
@@ -50,6 +51,11 @@ void *rnn_rows_of_step(const struct rnn_rows *rows, const rnn_sequence *array, i
 void rnn_rows_gather(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                      size_t first, size_t last, size_t width, size_t real_size, void *packed,
                      size_t ld, int rank, int size);
+
+/* The same of float, rounded to bfloat16 on the way. */
+void rnn_rows_round(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
+                    size_t first, size_t last, size_t width, const struct rnn_low_kernels *low,
+                    uint16_t *packed, size_t ld, int rank, int size);
 void rnn_rows_scatter(const struct rnn_rows *rows, const void *packed, size_t ld, int reverse,
                       size_t first, size_t last, size_t width, size_t real_size, int add,
                       const rnn_sequence *array, int rank, int size);

@@ -13,11 +13,15 @@ from rnncore.cli.errors import INTERRUPTED, UserError, mendable, require_writabl
 from rnncore.cli.interrupt import on_interrupt
 from rnncore.cli.progress import Progress, duration
 from rnncore.generate import generate
+from rnncore.precision import PRECISIONS
 from rnncore.text import Vocabulary, read_text, split
 from rnncore.train import DECAYS, Diverged, Settings, Trainer, evaluate
 
 MODEL = {"cell": "lstm", "hidden": 256, "layers": 2, "embedding": 64, "dropout": 0.3}
-RUN = {"epochs": 20, "lr": 2e-3, "decay": "cosine", "batch": 50, "steps": 64, "clip": 5.0}
+RUN = {
+    "epochs": 20, "lr": 2e-3, "decay": "cosine", "batch": 50, "steps": 64, "clip": 5.0,
+    "precision": "float32",
+}  # fmt: skip
 DATA = {"validation": None, "validation_share": 0.1, "seed": 0}
 DEFAULTS = {**MODEL, **RUN, **DATA}
 
@@ -54,6 +58,7 @@ def add(commands):
     option("batch", type=number(int, 1), metavar="N", help="lanes of text read side by side")
     option("steps", type=number(int, 1), metavar="N", help="characters gradients reach back")
     option("clip", type=number(float, 0), metavar="X", help="largest gradient norm; 0: no limit")
+    option("precision", choices=PRECISIONS, help="of the products in training")
     option("seed", type=number(int, 0), metavar="N", help="seed of weights and dropout")
     option("validation", metavar="FILE", help="text to validate on (default: the text's end)")
     option(
@@ -131,7 +136,7 @@ def resumed(arguments, saved_path):
     if not os.path.exists(saved_path):
         raise UserError(f"{saved_path} does not exist: there is no run to resume")
     saved = checkpoint.read(saved_path)
-    options = saved.notes["options"]
+    options = {**DEFAULTS, **saved.notes["options"]}  # a checkpoint may be older than an option
     for name, value in options.items():
         asked = getattr(arguments, name)
         if asked is not None and asked != value and name != "epochs":

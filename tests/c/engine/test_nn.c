@@ -35,18 +35,21 @@ static int untouched(void) {
 
 static void matrix_errors(const rnn_engine *e) {
     const rnn_dtype f = RNN_FLOAT32;
-    REFUSED(rnn_linear_forward(NULL, f, N, I, O, x, weight, bias, out[0], 1), "engine");
-    REFUSED(rnn_linear_forward(e, (rnn_dtype)2, N, I, O, x, weight, bias, out[0], 1), "dtype");
-    REFUSED(rnn_linear_forward(e, f, N, I, O, x, weight, bias, out[0], 0), "threads");
-    REFUSED(rnn_linear_forward(e, f, N, I, O, NULL, weight, bias, out[0], 1), "x is NULL");
-    REFUSED(rnn_linear_forward(e, f, N, I, O, x, NULL, bias, out[0], 1), "weight is NULL");
-    REFUSED(rnn_linear_forward(e, f, N, I, O, x, weight, bias, NULL, 1), "y is NULL");
-    REFUSED(rnn_linear_forward(e, f, SIZE_MAX / 2, I, O, x, weight, bias, out[0], 1), "larger");
-    REFUSED(rnn_linear_forward(e, f, SIZE_MAX / 4, 1, 1, x, weight, bias, out[0], 1), "larger");
-    REFUSED(rnn_linear_backward(e, f, N, I, O, NULL, x, weight, out[0], out[1], out[2], 1), "dy");
-    REFUSED(rnn_linear_backward(e, f, N, I, O, dy, NULL, weight, out[0], out[1], out[2], 1),
+    const rnn_weight_format r = RNN_WEIGHTS_REAL;
+    REFUSED(rnn_linear_forward(NULL, f, r, N, I, O, x, weight, bias, out[0], 1), "engine");
+    REFUSED(rnn_linear_forward(e, (rnn_dtype)2, r, N, I, O, x, weight, bias, out[0], 1), "dtype");
+    REFUSED(rnn_linear_forward(e, f, r, N, I, O, x, weight, bias, out[0], 0), "threads");
+    REFUSED(rnn_linear_forward(e, f, r, N, I, O, NULL, weight, bias, out[0], 1), "x is NULL");
+    REFUSED(rnn_linear_forward(e, f, r, N, I, O, x, NULL, bias, out[0], 1), "weight is NULL");
+    REFUSED(rnn_linear_forward(e, f, r, N, I, O, x, weight, bias, NULL, 1), "y is NULL");
+    REFUSED(rnn_linear_forward(e, f, r, SIZE_MAX / 2, I, O, x, weight, bias, out[0], 1), "larger");
+    REFUSED(rnn_linear_forward(e, f, r, SIZE_MAX / 4, 1, 1, x, weight, bias, out[0], 1), "larger");
+    REFUSED(rnn_linear_backward(e, f, r, N, I, O, NULL, x, weight, out[0], out[1], out[2], 1),
+            "dy");
+    REFUSED(rnn_linear_backward(e, f, r, N, I, O, dy, NULL, weight, out[0], out[1], out[2], 1),
             "x is");
-    REFUSED(rnn_linear_backward(e, f, N, I, O, dy, x, NULL, out[0], out[1], out[2], 1), "weight");
+    REFUSED(rnn_linear_backward(e, f, r, N, I, O, dy, x, NULL, out[0], out[1], out[2], 1),
+            "weight");
     REFUSED(rnn_embedding_forward(e, f, N, O, I, NULL, weight, out[0]), "indices");
     REFUSED(rnn_embedding_forward(e, f, N, O, I, outside, weight, out[0]), "indices[1] is 4");
     REFUSED(rnn_embedding_forward(e, f, N, O, I, indices, NULL, out[0]), "weight");
@@ -95,7 +98,8 @@ void test_nn_errors(void) {
     row_errors(engine);
     update_errors(engine);
     /* Nothing to do needs no arrays. */
-    NEED(rnn_linear_forward(engine, RNN_FLOAT32, 0, I, O, NULL, NULL, NULL, NULL, 1));
+    NEED(rnn_linear_forward(engine, RNN_FLOAT32, RNN_WEIGHTS_REAL, 0, I, O, NULL, NULL, NULL, NULL,
+                            1));
     NEED(rnn_softmax_forward(engine, RNN_FLOAT32, 0, I, 0, NULL, NULL, 1));
     NEED(rnn_map_forward(engine, RNN_FLOAT32, RNN_MAP_EXP, 0, NULL, NULL, 1));
     NEED(rnn_embedding_forward(engine, RNN_FLOAT32, 0, O, I, NULL, NULL, NULL));
@@ -103,12 +107,13 @@ void test_nn_errors(void) {
 }
 
 static rnn_status backward_of(const rnn_engine *engine) {
-    return rnn_linear_backward(engine, RNN_FLOAT32, N, I, O, dy, x, weight, out[0], out[1], out[2],
-                               1);
+    return rnn_linear_backward(engine, RNN_FLOAT32, RNN_WEIGHTS_REAL, N, I, O, dy, x, weight,
+                               out[0], out[1], out[2], 1);
 }
 
 static rnn_status forward_of(const rnn_engine *engine) {
-    return rnn_linear_forward(engine, RNN_FLOAT32, N, I, O, x, weight, bias, out[0], 1);
+    return rnn_linear_forward(engine, RNN_FLOAT32, RNN_WEIGHTS_REAL, N, I, O, x, weight, bias,
+                              out[0], 1);
 }
 
 /* A new engine each time: its pool is empty, so that every allocation is made. */
