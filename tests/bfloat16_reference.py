@@ -2,9 +2,6 @@
 
 What products read is rounded as docs/numerics.md says; all else is in float64, states and gates
 included, one row of the batch and one step at a time. Names and gate order: PyTorch's.
-
-A value may lie so close to the middle of two bfloat16 numbers that float32's own rounding decides
-which one the engine takes. `Rounding.ambiguous` counts those that would show in a result.
 """
 # SPDX-License-Identifier: Apache-2.0
 
@@ -17,26 +14,12 @@ def sigmoid(a):
     return 1 / (1 + np.exp(-a))
 
 
-class Rounding:
-    """Rounds to bfloat16, and counts the close calls."""
-
-    # Shares of the array's largest value: values below the first do not show; float32 moves what
-    # it computes by less than the second.
-    SHOWS, MOVES = 1e-2, 2e-7
-
-    def __init__(self):
-        self.ambiguous = 0
-
-    def __call__(self, array):
-        array = np.asarray(array, np.float64)
-        largest = np.abs(array).max(initial=0)
-        shows = np.abs(array) > self.SHOWS * largest
-        near = [to_bfloat16(array + side * self.MOVES * largest) for side in (-1, 1)]
-        self.ambiguous += int((shows & (near[0] != near[1])).sum())
-        return to_bfloat16(array).astype(np.float64)
+def rounding(array):
+    """The operand of a product."""
+    return to_bfloat16(array).astype(np.float64)
 
 
-def elman(kind, rounding, a, h, w_hh, b_hh):
+def elman(kind, a, h, w_hh, b_hh):
     total = a + w_hh @ rounding(h) + b_hh
     out = np.tanh(total) if kind == "rnn_tanh" else np.maximum(total, 0)
     slope = 1 - out * out if kind == "rnn_tanh" else (out > 0) * 1.0
@@ -48,7 +31,7 @@ def elman(kind, rounding, a, h, w_hh, b_hh):
     return out, None, back
 
 
-def lstm(_, rounding, a, h, c, w_hh, b_hh):
+def lstm(_, a, h, c, w_hh, b_hh):
     i, f, g, o = np.split(a + w_hh @ rounding(h) + b_hh, 4)
     i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
     c_out = f * c + i * g
@@ -63,7 +46,7 @@ def lstm(_, rounding, a, h, c, w_hh, b_hh):
     return o * t, c_out, back
 
 
-def gru(_, rounding, a, h, w_hh, b_hh):
+def gru(_, a, h, w_hh, b_hh):
     xr, xz, xn = np.split(a, 3)
     hr, hz, u = np.split(w_hh @ rounding(h) + b_hh, 3)
     r, z = sigmoid(xr + hr), sigmoid(xz + hz)
@@ -79,7 +62,7 @@ def gru(_, rounding, a, h, w_hh, b_hh):
     return (1 - z) * n + z * h, None, back
 
 
-def gru_before(_, rounding, a, h, w_hh, b_hh):
+def gru_before(_, a, h, w_hh, b_hh):
     hidden = len(h)
     xr, xz, xn = np.split(a, 3)
     first, last = w_hh[: 2 * hidden], w_hh[2 * hidden :]
@@ -102,13 +85,13 @@ def gru_before(_, rounding, a, h, w_hh, b_hh):
 STEPS = {"rnn_tanh": elman, "rnn_relu": elman, "lstm": lstm, "gru": gru, "gru_before": gru_before}
 
 
-def sequence(problem, rounding, x, states, weights, dy, dfinals):
+def sequence(problem, x, states, weights, dy, dfinals):
     """One row through one direction, in the order of time: outputs, last states, all gradients."""
     w_ih, w_hh, b_ih, b_hh = weights
     states, y, backs = list(states), [], []
     for step in x:
         a = w_ih @ rounding(step) + b_ih
-        h, c, back = STEPS[problem.cell](problem.cell, rounding, a, *states, w_hh, b_hh)
+        h, c, back = STEPS[problem.cell](problem.cell, a, *states, w_hh, b_hh)
         states = [h, c] if problem.has_c else [h]
         y.append(h)
         backs.append(back)
@@ -118,26 +101,23 @@ def sequence(problem, rounding, x, states, weights, dy, dfinals):
     for t in reversed(range(len(x))):
         da, dg, dh, dc, dw_hh = backs[t](dy[t] + dh, dc)
         dx[t] = w_ih.T @ da
-        for total, part in zip(dweights, (np.outer(da, rounding(x[t])), dw_hh, da, dg), strict=True):
+        for total, part in zip(
+            dweights, (np.outer(da, rounding(x[t])), dw_hh, da, dg), strict=True
+        ):
             total += part
     return np.reshape(y, (len(x), len(w_hh.T))), states, dx, [dh, dc][: len(states)], dweights
 
 
 def solve(problem, arrays):
-    """What `problems.solve` answers under autocast, in float64, and the close calls.
-
-    Returns
-    -------
-    answers : dict of arrays
-    ambiguous : int
-    """
-    rounding = Rounding()
+    """What `problems.solve` answers under autocast, in float64."""
     given = {name: array.astype(np.float64) for name, array in arrays.items()}
     hidden, directions = problem.hidden_size, problem.directions
     rows = GATES[problem.cell] * hidden
     lengths = problem.lengths or (problem.steps,) * problem.batch
     answers = {final: given[initial].copy() for initial, final, _ in problem.states}
-    answers |= {f"grad.{initial}": given[gradient] for initial, _, gradient in problem.states}
+    answers |= {
+        f"grad.{initial}": given[gradient].copy() for initial, _, gradient in problem.states
+    }
     grads = {name: np.zeros_like(given[name]) for name in weight_shapes(problem)}
     calls, x = [], given["x"]
 
@@ -158,7 +138,7 @@ def solve(problem, arrays):
                 order = slice(None, None, -1 if direction else 1)
                 out = None if dy is None else dy[:length, row, columns][order, :hidden]
                 found = sequence(
-                    problem, rounding, x[:length, row][order],
+                    problem, x[:length, row][order],
                     [given[initial][k, row] for initial, _, _ in problem.states], weights,
                     np.zeros((length, hidden)) if out is None else out,
                     [given[gradient][k, row] for _, _, gradient in problem.states],
@@ -180,10 +160,8 @@ def solve(problem, arrays):
         calls.append(x)
         x, _ = run(x, None, layer)
     answers["y"] = x
-    rounding.ambiguous = 0  # the forward is done once more below
     dy = given["gy"]
     for layer in reversed(range(problem.num_layers)):
         _, dy = run(calls[layer], dy, layer)
     answers["grad.x"] = dy
-    return answers | {f"grad.{name}": grad for name, grad in grads.items()}, rounding.ambiguous
-
+    return answers | {f"grad.{name}": grad for name, grad in grads.items()}
