@@ -27,6 +27,18 @@ def engine(request):
         yield config.engine()
 
 
+# Each instruction set, and AVX-512 without its instructions for low precision.
+LOW_ENGINES = [(isa, False) for isa in ISAS] + [("avx512", True) for isa in ISAS if isa == "avx512"]
+
+
+@pytest.fixture(params=LOW_ENGINES, ids=lambda engine: engine[0] + "-emulated" * engine[1])
+def low_engine(request):
+    """The engine of each way in which products in low precision are computed here."""
+    isa, emulate = request.param
+    with config.use_engine(isa=isa, gemm="packed", emulate=emulate):
+        yield config.engine()
+
+
 @pytest.fixture(autouse=True)
 def seeds():
     """Every test starts from the same numbers, in whatever order tests run."""

@@ -11,26 +11,17 @@ import low_reference
 import numpy as np
 import problems
 import pytest
+from conftest import LOW_ENGINES
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import CELLS, Problem
 
 import rnncore
-from rnncore import _engine, config, nn
+from rnncore import config, nn
 
 FORMATS = ("bfloat16", "int8")
 HIDDEN = (1, 3, 15, 16, 17, 33, 100)
 INPUTS = (1, 2, 5, 18, 33)
-ENGINES = [(isa, False) for isa, supported in _engine.isas() if supported]
-ENGINES += [(isa, True) for isa, _ in ENGINES if _engine.Engine(isa) and isa == "avx512"]
-
-
-@pytest.fixture(params=ENGINES, ids=lambda engine: engine[0] + "-emulated" * engine[1])
-def low_engine(request):
-    """Each instruction set, and AVX-512 without its instructions for low precision."""
-    isa, emulate = request.param
-    with config.use_engine(isa=isa, gemm="packed", emulate=emulate):
-        yield config.engine()
 
 
 def session_of(problem, arrays, weights, threads=1):
@@ -154,7 +145,7 @@ def test_isas_of_a_bit_class_agree():
             problem = Problem(cell, 18, 33, num_layers=2, dtype="float32", steps=9, batch=7)
             arrays = problems.draw(problem, 3)
             answers = {}
-            for isa, emulate in ENGINES:
+            for isa, emulate in LOW_ENGINES:
                 with config.use_engine(isa=isa, gemm="packed", emulate=emulate):
                     y = session_of(problem, arrays, form).run(arrays["x"])
                     answers.setdefault(config.engine().bit_class, []).append(y)
