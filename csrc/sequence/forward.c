@@ -56,12 +56,15 @@ void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows
 static rnn_status use_history(struct run *run) {
     struct rnn_history *history = run->history;
     const size_t initial = run->rows->rows * run->padded * run->real_size;
-    size_t bytes = 0;
-    run->work_size = rnn_direction_work(run->direction, run->rows->rows);
-    RNN_TRY(rnn_size_add(&bytes, (size_t)run->plan.threads, run->work_size));
-    RNN_TRY(rnn_arena_create(&run->arena, run->direction->engine->pool, bytes));
-    run->work = rnn_arena_take(&run->arena, (size_t)run->plan.threads, run->work_size);
     run->rounded = run->direction->low != NULL;
+    if (run->rounded) {
+        const size_t threads = (size_t)run->plan.threads;
+        size_t bytes = 0;
+        run->work_size = rnn_direction_work(run->direction, run->rows->rows);
+        RNN_TRY(rnn_size_add(&bytes, threads, run->work_size));
+        RNN_TRY(rnn_arena_create(&run->arena, run->direction->engine->pool, bytes));
+        run->work = rnn_arena_take(&run->arena, threads, run->work_size);
+    }
     run->x_buffer = history->x;
     run->x_size = rnn_operand_size(run->direction);
     run->ldx = rnn_operand_width(run->direction, run->direction->input);

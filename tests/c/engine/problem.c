@@ -105,7 +105,8 @@ rnn_status forward(const rnn_engine *engine, const struct problem *p, const void
                                        .input = p->input,
                                        .hidden = p->hidden,
                                        .directions = p->directions,
-                                       .threads = p->threads};
+                                       .threads = p->threads,
+                                       .products = p->products};
     const rnn_layer_io io = {
         .steps = p->steps,
         .rows = p->rows,

@@ -16,6 +16,7 @@ struct problem {
     size_t steps, rows, input, hidden;
     const int64_t *lengths; /* NULL: all whole */
     int threads;
+    rnn_weight_format products;
 };
 
 enum { W_IH, W_HH, B_IH, B_HH, WEIGHTS };

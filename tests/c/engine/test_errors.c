@@ -59,10 +59,10 @@ struct call {
 static float x[12], y[32], states[16];
 
 static struct call good_call(const rnn_engine *engine, const struct problem *p, void *inputs) {
-    struct call c = {
-        .engine = engine,
-        .options = {sizeof(rnn_layer_options), p->cell, p->dtype, p->input, p->hidden, 1, 1},
-        .io = {.steps = 2, .rows = 2, .x = {x, 6, 3}, .y = {y, 8, 4}, .hn = states}};
+    struct call c = {.engine = engine,
+                     .options = {sizeof(rnn_layer_options), p->cell, p->dtype, p->input, p->hidden,
+                                 1, 1, RNN_WEIGHTS_REAL},
+                     .io = {.steps = 2, .rows = 2, .x = {x, 6, 3}, .y = {y, 8, 4}, .hn = states}};
     point_weights(p, inputs, c.weights);
     return c;
 }
@@ -101,6 +101,8 @@ void test_layer_errors(void) {
     WRONG(c.options.directions = 3, "directions");
     WRONG(c.options.threads = 0, "threads");
     WRONG(c.options.threads = -2, "threads");
+    WRONG(c.options.products = (rnn_weight_format)RNN_WEIGHTS_COUNT, "products is 3");
+    WRONG(c.options.products = (rnn_weight_format)-1, "products is -1");
     WRONG(c.weights[0].w_ih = NULL, "w_ih");
     WRONG(c.weights[0].w_hh = NULL, "w_hh");
     WRONG((c.options.directions = 2, c.weights[1].w_hh = NULL), "w_");
@@ -109,6 +111,13 @@ void test_layer_errors(void) {
     for (size_t k = 0; k < sizeof lengths / sizeof lengths[0]; k++)
         WRONG(c.io.lengths = lengths[k], "lengths[");
 #undef WRONG
+    c = good;
+    c.options.products = RNN_WEIGHTS_INT8;
+    FAILS(call(&c), RNN_ERR_UNSUPPORTED, "products is 2");
+    c.options.products = RNN_WEIGHTS_BFLOAT16;
+    NEED(call(&c));
+    c.options.dtype = RNN_FLOAT64;
+    FAILS(call(&c), RNN_ERR_UNSUPPORTED, "float64");
     FAILS(rnn_layer_forward(engine, NULL, good.weights, &good.io, NULL), RNN_ERR_ARGUMENT,
           "options");
     FAILS(rnn_layer_forward(engine, &good.options, NULL, &good.io, NULL), RNN_ERR_ARGUMENT,

@@ -1,5 +1,7 @@
 /* test_low.c - weights in bfloat16 and int8: bits of every ISA, streams, memory, errors.
  * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
 #include "core/memory.h"
 #include "problem.h"
 #include "tests.h"
@@ -143,4 +145,65 @@ void test_low_errors(void) {
     rnn_engine_route(engine, RNN_WEIGHTS_INT8, &native);
     CHECK(native == 0, "the reference has no instruction of its own");
     rnn_engine_free(engine);
+}
+
+/* Outputs, then all gradients, of a layer trained with `products`. */
+static float *training(const rnn_engine *engine, struct problem p, rnn_weight_format products,
+                       size_t *count) {
+    p.products = products;
+    const struct layout l = layout_of(&p);
+    float *inputs = new_inputs(&p, 5), *gradients = new_output_gradients(&p, 5);
+    float *found = allocate(l.outputs + l.inputs, sizeof(float));
+    rnn_tape *tape;
+    NEED(forward(engine, &p, inputs, found, &tape));
+    NEED(backward(tape, &p, gradients, found + l.outputs));
+    rnn_tape_free(tape);
+    free(inputs);
+    free(gradients);
+    *count = l.outputs + l.inputs;
+    return found;
+}
+
+/* Products in bfloat16, forward and back: near to float on every ISA, the same bits on each of the
+ * class with one rounding and on any number of threads. */
+void test_low_training(void) {
+    static const size_t hidden[] = {1, 3, 15, 16, 17, 33, 65};
+    static const int64_t lengths[ROWS] = {3, 5, 0, 4, 1, 5, 2};
+    rnn_engine *reference = low_engine("reference", 0);
+    for (int isa = 0; isa < 2 * rnn_isa_count(); isa++) {
+        rnn_engine *engine = low_engine(rnn_isa_name(isa / 2, NULL), isa % 2);
+        if (!engine) continue;
+        const int same = strcmp(rnn_engine_bit_class(engine), rnn_engine_bit_class(reference)) == 0;
+        for (size_t k = 0; k < CELLS * sizeof hidden / sizeof hidden[0]; k++) {
+            struct problem p = low_problem(cells[k % CELLS].cell, hidden[k / CELLS]);
+            size_t count;
+            p.directions = 1 + k % 2;
+            p.lengths = k % 3 ? lengths : NULL;
+            context = cells[k % CELLS].name;
+            float *real = training(engine, p, RNN_WEIGHTS_REAL, &count), worst = 0, scale = 0;
+            float *expected = training(reference, p, RNN_WEIGHTS_BFLOAT16, &count);
+            float *found = training(engine, p, RNN_WEIGHTS_BFLOAT16, &count);
+            p.threads = 2;
+            float *shared = training(engine, p, RNN_WEIGHTS_BFLOAT16, &count);
+            for (size_t i = 0; i < count; i++) {
+                worst = fmaxf(worst, fabsf(found[i] - real[i]));
+                scale = fmaxf(scale, fabsf(real[i]));
+                CHECK(!isnan(found[i]), "H %zu: NaN at %zu", p.hidden, i);
+            }
+            /* relu: its derivative jumps where rounding takes a unit across 0 */
+            const float share = p.cell == RNN_CELL_RELU ? 0.5f : 0.05f;
+            CHECK(worst > 0 && worst < share * scale, "H %zu: %g of %g", p.hidden, (double)worst,
+                  (double)scale);
+            CHECK(!same || memcmp(expected, found, count * sizeof(float)) == 0,
+                  "%s, H %zu: differs from reference", rnn_engine_isa(engine), p.hidden);
+            CHECK(memcmp(shared, found, count * sizeof(float)) == 0, "H %zu: 2 threads differ",
+                  p.hidden);
+            free(real);
+            free(expected);
+            free(found);
+            free(shared);
+        }
+        rnn_engine_free(engine);
+    }
+    rnn_engine_free(reference);
 }

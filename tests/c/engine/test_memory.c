@@ -26,8 +26,9 @@ static rnn_status make_engine(rnn_gemm gemm, rnn_engine **engine) {
 }
 
 /* An engine, a layer forward and backward. Handles are freed also after a failure. */
-static rnn_status train(rnn_cell cell, rnn_gemm gemm) {
-    const struct problem p = small(cell);
+static rnn_status train_in(rnn_cell cell, rnn_gemm gemm, rnn_weight_format products) {
+    struct problem p = small(cell);
+    p.products = products;
     const struct layout l = layout_of(&p);
     void *inputs = new_inputs(&p, 1), *dout = new_output_gradients(&p, 1);
     void *outputs = allocate(l.outputs, sizeof(float)), *din = allocate(l.inputs, sizeof(float));
@@ -49,6 +50,14 @@ static rnn_status train(rnn_cell cell, rnn_gemm gemm) {
     free(dout);
     free(din);
     return status;
+}
+
+static rnn_status train(rnn_cell cell, rnn_gemm gemm) {
+    return train_in(cell, gemm, RNN_WEIGHTS_REAL);
+}
+
+static rnn_status train_low(rnn_cell cell, rnn_gemm gemm) {
+    return train_in(cell, gemm, RNN_WEIGHTS_BFLOAT16);
 }
 
 static rnn_status add_layers(rnn_session *session, const struct problem *p, const float *inputs) {
@@ -111,6 +120,7 @@ void test_failing_allocations(void) {
         for (int gemm = RNN_GEMM_PACKED; gemm <= RNN_GEMM_BLAS; gemm++) {
             context = cells[c].name;
             sweep(train, cells[c].cell, (rnn_gemm)gemm);
+            sweep(train_low, cells[c].cell, (rnn_gemm)gemm);
             sweep(infer, cells[c].cell, (rnn_gemm)gemm);
         }
 }

@@ -50,6 +50,13 @@ static void matrix_errors(const rnn_engine *e) {
             "x is");
     REFUSED(rnn_linear_backward(e, f, r, N, I, O, dy, x, NULL, out[0], out[1], out[2], 1),
             "weight");
+    reset();
+    FAILS(rnn_linear_forward(e, f, RNN_WEIGHTS_INT8, N, I, O, x, weight, bias, out[0], 1),
+          RNN_ERR_UNSUPPORTED, "products is 2");
+    FAILS(rnn_linear_backward(e, RNN_FLOAT64, RNN_WEIGHTS_BFLOAT16, N, I, O, dy, x, weight, out[0],
+                              out[1], out[2], 1),
+          RNN_ERR_UNSUPPORTED, "float64");
+    CHECK(untouched(), "something written");
     REFUSED(rnn_embedding_forward(e, f, N, O, I, NULL, weight, out[0]), "indices");
     REFUSED(rnn_embedding_forward(e, f, N, O, I, outside, weight, out[0]), "indices[1] is 4");
     REFUSED(rnn_embedding_forward(e, f, N, O, I, indices, NULL, out[0]), "weight");
@@ -106,22 +113,22 @@ void test_nn_errors(void) {
     rnn_engine_free(engine);
 }
 
-static rnn_status backward_of(const rnn_engine *engine) {
-    return rnn_linear_backward(engine, RNN_FLOAT32, RNN_WEIGHTS_REAL, N, I, O, dy, x, weight,
-                               out[0], out[1], out[2], 1);
+static rnn_status backward_of(const rnn_engine *engine, rnn_weight_format products) {
+    return rnn_linear_backward(engine, RNN_FLOAT32, products, N, I, O, dy, x, weight, out[0],
+                               out[1], out[2], 1);
 }
 
-static rnn_status forward_of(const rnn_engine *engine) {
-    return rnn_linear_forward(engine, RNN_FLOAT32, RNN_WEIGHTS_REAL, N, I, O, x, weight, bias,
-                              out[0], 1);
+static rnn_status forward_of(const rnn_engine *engine, rnn_weight_format products) {
+    return rnn_linear_forward(engine, RNN_FLOAT32, products, N, I, O, x, weight, bias, out[0], 1);
 }
 
 /* A new engine each time: its pool is empty, so that every allocation is made. */
 void test_nn_failing_allocations(void) {
-    rnn_status (*const calls[])(const rnn_engine *) = {forward_of, backward_of};
+    rnn_status (*const calls[])(const rnn_engine *, rnn_weight_format) = {forward_of, backward_of};
     context = "linear";
     for (int gemm = RNN_GEMM_PACKED; gemm <= RNN_GEMM_BLAS; gemm++)
-        for (size_t k = 0; k < sizeof calls / sizeof calls[0]; k++) {
+        for (size_t k = 0; k < 4; k++) {
+            const rnn_weight_format products = k / 2 ? RNN_WEIGHTS_BFLOAT16 : RNN_WEIGHTS_REAL;
             size_t count = 0;
             for (size_t nth = 0; nth <= count; nth++) {
                 rnn_engine *engine = new_engine(NULL, (rnn_gemm)gemm);
@@ -129,15 +136,15 @@ void test_nn_failing_allocations(void) {
                 reset();
                 rnn_test_fail_allocation(nth);
                 if (nth == 0) {
-                    NEED(calls[k](engine));
+                    NEED(calls[k % 2](engine, products));
                     count = rnn_test_allocations() - before;
                     CHECK(count > 0, "no allocation to fail");
                 } else {
-                    FAILS(calls[k](engine), RNN_ERR_MEMORY, "bytes");
+                    FAILS(calls[k % 2](engine, products), RNN_ERR_MEMORY, "bytes");
                     CHECK(untouched(), "something written");
                 }
                 rnn_test_fail_allocation(0);
-                NEED(calls[k](engine));
+                NEED(calls[k % 2](engine, products));
                 rnn_engine_free(engine);
             }
         }

@@ -30,6 +30,7 @@ TEST(crowded_team)
 TEST(low_bits)
 TEST(low_failing_allocations)
 TEST(low_errors)
+TEST(low_training)
 #ifdef TEST_PROTOTYPES
 #undef TEST
 #undef TEST_PROTOTYPES
