@@ -17,10 +17,10 @@ struct run {
     const struct rnn_rows *rows;
     struct rnn_plan plan;
     size_t real_size, padded;
-    size_t operand_size; /* of gradients of gates, and of what they are multiplied with */
-    size_t first, last;  /* steps of the chunk */
-    char *dy;            /* gradient of the output, if it is gathered */
-    char *dgates[RNN_PHASES_MAX];   /* [inputs * padded] gradients for the input part */
+    size_t operand_size;          /* of gradients of gates, and of what they are multiplied with */
+    size_t first, last;           /* steps of the chunk */
+    char *dy;                     /* gradient of the output, if it is gathered */
+    char *dgates[RNN_PHASES_MAX]; /* [inputs * padded] gradients for the input part */
     char *dgates_h[RNN_PHASES_MAX]; /* the same for the recurrent part; often dgates itself */
     char *dh, *dc;                  /* [B] carried from step to step */
     char *product;                  /* [B] BLAS: a recurrent product on its way to the kernel */
