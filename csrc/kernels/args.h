@@ -91,13 +91,7 @@ struct rnn_pairs {
     size_t ldx;
     size_t width; /* of a panel, whole groups of 16 */
     uint32_t *out;
-};
-
-/* A panel of float [inner][columns] into words of two bfloat16. */
-struct rnn_lower {
-    size_t inner, columns;
-    const void *panel;
-    uint32_t *out;
+    size_t next; /* words from a panel to the next */
 };
 
 /* One step of one phase of a cell, rows x unit panels [begin, end). */

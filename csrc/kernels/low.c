@@ -1,11 +1,10 @@
-/* low.c - panels in float turned into bfloat16 or int8.
+/* low.c - what low precision asks of memory, and panels in float turned into int8.
  * SPDX-License-Identifier: Apache-2.0
  *
- * Rounding to bfloat16: to nearest, ties to even, what is subnormal to zero, NaN stays NaN. A
- * column in int8 is its scale times -127 .. 127. The scale is the column's largest magnitude / 127,
- * rounded up to 16 bits of mantissa: then 127 times it is exact, and packing what was packed once
- * gives the same integers and scales again. A column that holds NaN or infinity has the scale NaN,
- * one of nothing above RNN_INT8_LEAST is zeros. */
+ * A column in int8 is its scale times -127 .. 127. The scale is the column's largest magnitude /
+ * 127, rounded up to 16 bits of mantissa: then 127 times it is exact, and packing what was packed
+ * once gives the same integers and scales again. A column that holds NaN or infinity has the scale
+ * NaN, one of nothing above RNN_INT8_LEAST is zeros. */
 #include "kernels/low.h"
 
 #include <math.h>
@@ -87,31 +86,27 @@ size_t rnn_matrix_bytes(const struct rnn_matrix *matrix) {
     return words * sizeof(uint32_t) + scaled * columns * (sizeof(float) + sizeof(int32_t));
 }
 
-rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format) {
+rnn_status rnn_matrix_to_int8(struct rnn_matrix *matrix) {
     const struct rnn_panels from = matrix->panels;
     struct rnn_matrix lowered = *matrix;
-    const size_t values = word_values(format), all = from.total * RNN_LANES;
-    const size_t words = round_up(from.inner, values) / values;
+    const size_t all = from.total * RNN_LANES;
+    const size_t words = round_up(from.inner, 4) / 4;
     void *memory;
-    if (format == RNN_WEIGHTS_INT8 && from.inner > RNN_INT8_INNER_MAX)
+    if (from.inner > RNN_INT8_INNER_MAX)
         return rnn_fail(RNN_ERR_UNSUPPORTED,
                         "int8 weights with %zu inputs, expected at most %d: sums would overflow",
                         from.inner, RNN_INT8_INNER_MAX);
-    lowered.format = format;
+    lowered.format = RNN_WEIGHTS_INT8;
     RNN_TRY(rnn_pool_take(matrix->engine->pool, &memory, rnn_matrix_bytes(&lowered)));
     char *data = memory;
-    float *scale = (float *)memory + words * all; /* int8 only, as the starts */
+    float *scale = (float *)memory + words * all;
     int32_t *start = (int32_t *)memory + (words + 1) * all;
     for (size_t q = 0; q < from.total; q += from.groups) {
         const size_t groups = from.total - q < from.groups ? from.total - q : from.groups;
         const size_t first = q * RNN_LANES, columns = groups * RNN_LANES;
         const float *panel = (const float *)from.data + first * from.inner;
         char *out = data + first * words * sizeof(uint32_t);
-        if (format == RNN_WEIGHTS_INT8)
-            lower_int8((int8_t *)out, panel, columns, from.inner, scale + first, start + first);
-        else
-            matrix->engine->low[format]->lower(&(struct rnn_lower){
-                .inner = from.inner, .columns = columns, .panel = panel, .out = (void *)out});
+        lower_int8((int8_t *)out, panel, columns, from.inner, scale + first, start + first);
     }
     rnn_matrix_free(matrix);
     lowered.panels.data = data;

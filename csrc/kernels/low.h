@@ -20,7 +20,6 @@ struct rnn_low_kernels {
     void (*product)(const struct rnn_product *);
     void (*step[RNN_PHASE_COUNT])(const struct rnn_step *);
     /* bfloat16 only: */
-    void (*lower)(const struct rnn_lower *);
     void (*back[RNN_PHASE_COUNT])(const struct rnn_back *);
     void (*round)(const struct rnn_round *);
     void (*pairs)(const struct rnn_pairs *);

@@ -65,6 +65,13 @@ static int weight_row(const struct rnn_gates *gates, size_t m, size_t *row) {
 #define integer int64_t
 #define NAME(name) name##_f64
 #include "kernels/pack.inc"
+#define real uint32_t
+#define integer int32_t
+#define NAME(name) name##_words
+#include "kernels/transpose.inc"
+#undef NAME
+#undef real
+#undef integer
 
 /* Call the float or double version of a packing function. */
 #define BY_REAL(real_size, name, ...) \
@@ -83,7 +90,8 @@ int rnn_use_blas(const rnn_engine *engine, rnn_dtype dtype) {
 }
 
 static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, rnn_dtype dtype,
-                           size_t inner, size_t groups, size_t total, int blas) {
+                           rnn_weight_format format, size_t inner, size_t groups, size_t total,
+                           int blas) {
     void *data;
     size_t columns;
     matrix->engine = engine;
@@ -91,7 +99,7 @@ static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, 
     matrix->blas = blas;
     matrix->panels =
         (struct rnn_panels){.inner = inner, .groups = blas ? total : groups, .total = total};
-    matrix->format = RNN_WEIGHTS_REAL;
+    matrix->format = format;
     if (__builtin_mul_overflow(total, (size_t)RNN_LANES, &columns) ||
         __builtin_mul_overflow(columns, inner, &columns))
         return rnn_fail(RNN_ERR_MEMORY, "a weight of %zu x %zu is too large", inner, total);
@@ -109,37 +117,119 @@ static size_t group_offset(const struct rnn_panels *panels, size_t q, size_t *st
     return first * RNN_LANES * panels->inner + (q - first) * RNN_LANES;
 }
 
-rnn_status rnn_matrix_pack(struct rnn_matrix *matrix, const rnn_engine *engine, rnn_dtype dtype,
-                           const struct rnn_gates *gates, const void *weight, size_t ld,
-                           size_t inner, int blas) {
-    const size_t real_size = rnn_kernels_of(engine, dtype)->real_size, total = total_groups(gates);
-    RNN_TRY(allocate(matrix, engine, dtype, inner, gates->count == 1 ? RNN_WIDE : gates->count,
-                     total, blas));
-    for (size_t q = 0; q < total; q++) {
+/* Groups of 16 rows of a weight, rounded one after the other: what is read of each is in L1. */
+struct rounding {
+    const struct rnn_low_kernels *low;
+    const float *weight;
+    size_t ld, width; /* of a row of the weight, and values used of it */
+    uint16_t *rows;   /* [16][padded] */
+    size_t padded;    /* width rounded up to whole groups */
+    size_t bytes;     /* of `rows` */
+};
+
+static rnn_status rounding_create(struct rounding *rounding, const rnn_engine *engine,
+                                  const void *weight, size_t ld, size_t width) {
+    void *memory;
+    *rounding = (struct rounding){.low = engine->low[RNN_WEIGHTS_BFLOAT16],
+                                  .weight = weight,
+                                  .ld = ld,
+                                  .width = width,
+                                  .padded = round_up(width, RNN_LANES)};
+    RNN_TRY(rnn_size_add(&rounding->bytes, rounding->padded, RNN_LANES * sizeof(uint16_t)));
+    RNN_TRY(rnn_pool_take(engine->pool, &memory, rounding->bytes));
+    rounding->rows = memory;
+    return RNN_OK;
+}
+
+static void round_group(const struct rounding *rounding, size_t row, size_t rows) {
+    rounding->low->round(&(struct rnn_round){.rows = rows,
+                                             .width = rounding->width,
+                                             .x = rounding->weight + row * rounding->ld,
+                                             .ldx = rounding->ld,
+                                             .y = rounding->rows,
+                                             .ldy = rounding->padded});
+}
+
+/* Panels that count words of two inner values. */
+static struct rnn_panels panels_of_words(const struct rnn_matrix *matrix) {
+    struct rnn_panels panels = matrix->panels;
+    panels.inner = (panels.inner + 1) / 2;
+    return panels;
+}
+
+static rnn_status pack_bfloat16(struct rnn_matrix *matrix, const struct rnn_gates *gates,
+                                const void *weight, size_t ld) {
+    const struct rnn_panels panels = panels_of_words(matrix);
+    struct rounding rounding;
+    RNN_TRY(rounding_create(&rounding, matrix->engine, weight, ld, matrix->panels.inner));
+    for (size_t q = 0; q < panels.total; q++) {
+        size_t unit, row, stride;
+        const size_t offset = group_offset(&panels, q, &stride);
+        group_row(gates, q, &unit, &row);
+        const size_t rows = min_size(RNN_LANES, gates->units - unit);
+        round_group(&rounding, row, rows);
+        pack_group_words((uint32_t *)panels.data + offset, stride,
+                         (const uint32_t *)(const void *)rounding.rows, rounding.padded / 2, rows,
+                         panels.inner);
+    }
+    rnn_pool_give(matrix->engine->pool, rounding.rows, rounding.bytes);
+    return RNN_OK;
+}
+
+static rnn_status pack_bfloat16_transposed(struct rnn_matrix *matrix, const struct rnn_gates *gates,
+                                           const void *weight, size_t ld, size_t columns) {
+    const struct rnn_panels panels = panels_of_words(matrix);
+    const size_t wide = panels.total / RNN_WIDE * RNN_WIDE_LANES, end = panels.total * RNN_LANES;
+    struct rounding rounding;
+    RNN_TRY(rounding_create(&rounding, matrix->engine, weight, ld, columns));
+    /* Rows of units that do not exist. */
+    if (gates->units % RNN_LANES) memset((void *)panels.data, 0, rnn_matrix_bytes(matrix));
+    for (size_t q = 0; q < total_groups(gates); q++) {
+        size_t unit, row, stride;
+        group_row(gates, q, &unit, &row);
+        struct rnn_pairs pairs = {.rows = min_size(RNN_LANES, gates->units - unit),
+                                  .x = rounding.rows,
+                                  .ldx = rounding.padded,
+                                  .columns = wide,
+                                  .width = RNN_WIDE_LANES,
+                                  .next = panels.inner * RNN_WIDE_LANES};
+        round_group(&rounding, row, pairs.rows);
+        pairs.out = (uint32_t *)panels.data + q * RNN_LANES / 2 * RNN_WIDE_LANES;
+        if (wide > 0) rounding.low->pairs(&pairs);
+        if (wide == end) continue;
+        const size_t offset = group_offset(&panels, wide / RNN_LANES, &stride);
+        pairs.x += wide;
+        pairs.columns = pairs.width = stride;
+        pairs.out = (uint32_t *)panels.data + offset + q * RNN_LANES / 2 * stride;
+        rounding.low->pairs(&pairs);
+    }
+    rnn_pool_give(matrix->engine->pool, rounding.rows, rounding.bytes);
+    return RNN_OK;
+}
+
+static void pack_real(struct rnn_matrix *matrix, const struct rnn_gates *gates, const void *weight,
+                      size_t ld) {
+    const size_t real_size = rnn_kernels_of(matrix->engine, matrix->dtype)->real_size;
+    for (size_t q = 0; q < matrix->panels.total; q++) {
         size_t unit, row, stride;
         void *out = at_mutable((void *)matrix->panels.data,
                                group_offset(&matrix->panels, q, &stride), real_size);
         const int held = group_row(gates, q, &unit, &row);
         const size_t rows = held ? min_size(RNN_LANES, gates->units - unit) : 0;
         BY_REAL(real_size, pack_group, out, stride, at(weight, row * ld, real_size), ld, rows,
-                inner);
+                matrix->panels.inner);
     }
-    return RNN_OK;
 }
 
-rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engine *engine,
-                                      rnn_dtype dtype, const struct rnn_gates *gates,
-                                      const void *weight, size_t ld, size_t columns, int blas) {
-    const size_t real_size = rnn_kernels_of(engine, dtype)->real_size;
-    const size_t inner = gradient_columns(gates);
-    const size_t total = (columns + RNN_LANES - 1) / RNN_LANES;
-    RNN_TRY(allocate(matrix, engine, dtype, inner, RNN_WIDE, total, blas));
+static void pack_real_transposed(struct rnn_matrix *matrix, const struct rnn_gates *gates,
+                                 const void *weight, size_t ld, size_t columns) {
+    const size_t real_size = rnn_kernels_of(matrix->engine, matrix->dtype)->real_size;
     const struct rnn_panels *panels = &matrix->panels;
-    for (size_t k = 0; k < inner; k++) {
+    for (size_t k = 0; k < panels->inner; k++) {
         size_t row, stride;
         const int held = weight_row(gates, k, &row);
         const void *source = held ? at(weight, row * ld, real_size) : NULL;
-        for (size_t q = 0; q < total; q += panels->groups) {
+        for (size_t q = 0; q < panels->total; q += panels->groups) {
             const size_t begin = q * RNN_LANES, offset = group_offset(panels, q, &stride);
             const size_t n = min_size(columns - begin, panels->groups * RNN_LANES);
             BY_REAL(real_size, pack_row,
@@ -147,7 +237,35 @@ rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engin
                     source ? at(source, begin, real_size) : NULL, n);
         }
     }
-    return RNN_OK;
+}
+
+rnn_status rnn_matrix_pack(struct rnn_matrix *matrix, const rnn_engine *engine, rnn_dtype dtype,
+                           rnn_weight_format format, const struct rnn_gates *gates,
+                           const void *weight, size_t ld, size_t inner, int blas) {
+    const int low = format == RNN_WEIGHTS_BFLOAT16;
+    RNN_TRY(allocate(matrix, engine, dtype, low ? format : RNN_WEIGHTS_REAL, inner,
+                     gates->count == 1 ? RNN_WIDE : gates->count, total_groups(gates), blas));
+    if (!low) pack_real(matrix, gates, weight, ld);
+    const rnn_status status = low ? pack_bfloat16(matrix, gates, weight, ld)
+                              : format == RNN_WEIGHTS_INT8 ? rnn_matrix_to_int8(matrix)
+                                                           : RNN_OK;
+    if (status != RNN_OK) rnn_matrix_free(matrix);
+    return status;
+}
+
+rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engine *engine,
+                                      rnn_dtype dtype, rnn_weight_format format,
+                                      const struct rnn_gates *gates, const void *weight, size_t ld,
+                                      size_t columns, int blas) {
+    rnn_status status = RNN_OK;
+    RNN_TRY(allocate(matrix, engine, dtype, format, gradient_columns(gates), RNN_WIDE,
+                     (columns + RNN_LANES - 1) / RNN_LANES, blas));
+    if (format == RNN_WEIGHTS_REAL)
+        pack_real_transposed(matrix, gates, weight, ld, columns);
+    else
+        status = pack_bfloat16_transposed(matrix, gates, weight, ld, columns);
+    if (status != RNN_OK) rnn_matrix_free(matrix);
+    return status;
 }
 
 void rnn_matrix_free(struct rnn_matrix *matrix) {
@@ -305,7 +423,8 @@ static void low_gradient_block(const struct rnn_weight_gradient *g,
                               .x = at(g->a, r * g->lda + share->begin, size),
                               .ldx = g->lda,
                               .width = RNN_PAIR_COLUMNS,
-                              .out = (void *)share->micro};
+                              .out = (void *)share->micro,
+                              .next = (rows + 1) / 2 * RNN_PAIR_COLUMNS};
     low->pairs(&pairs);
     for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
         const struct rnn_gradient_part *part = &g->part[p];

@@ -29,21 +29,23 @@ struct rnn_matrix {
     rnn_weight_format format; /* RNN_WEIGHTS_REAL: the panels are of the dtype */
 };
 
-/* Prepare weight [gates * units, inner] (row stride `ld`) to map `inner` values to gates in panel
- * order: y = x W^T. Free with rnn_matrix_free. */
+/* Prepare weight [gates * units, inner] (row stride `ld`) in `format` to map `inner` values to
+ * gates in panel order: y = x W^T. Other formats than RNN_WEIGHTS_REAL take float. Free with
+ * rnn_matrix_free. */
 rnn_status rnn_matrix_pack(struct rnn_matrix *matrix, const rnn_engine *engine, rnn_dtype dtype,
-                           const struct rnn_gates *gates, const void *weight, size_t ld,
-                           size_t inner, int blas);
+                           rnn_weight_format format, const struct rnn_gates *gates,
+                           const void *weight, size_t ld, size_t inner, int blas);
 
 /* Prepare the same weight to map gates in panel order back to `columns` values: dx = dgates W. For
- * a single matrix the gates are `units` values without padding. */
+ * a single matrix the gates are `units` values without padding. Not in int8. */
 rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engine *engine,
-                                      rnn_dtype dtype, const struct rnn_gates *gates,
-                                      const void *weight, size_t ld, size_t columns, int blas);
+                                      rnn_dtype dtype, rnn_weight_format format,
+                                      const struct rnn_gates *gates, const void *weight, size_t ld,
+                                      size_t columns, int blas);
 void rnn_matrix_free(struct rnn_matrix *matrix);
 
-/* Turn a matrix packed in panels of float into `format`. On failure it is as before. */
-rnn_status rnn_matrix_lower(struct rnn_matrix *matrix, rnn_weight_format format);
+/* Turn a matrix packed in panels of float into int8. On failure it is as before. */
+rnn_status rnn_matrix_to_int8(struct rnn_matrix *matrix);
 
 /* Bytes of a prepared matrix. */
 size_t rnn_matrix_bytes(const struct rnn_matrix *matrix);

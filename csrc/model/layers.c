@@ -126,9 +126,9 @@ rnn_status rnn_session_add_linear(rnn_session *session, size_t outputs, const vo
     if (!weight) return rnn_fail(RNN_ERR_ARGUMENT, "weight is NULL");
     const struct rnn_gates gates = {.units = outputs, .count = 1};
     layer->outputs = outputs;
-    rnn_status status = rnn_matrix_pack(&layer->matrix, session->engine, session->dtype, &gates,
-                                        weight, layer->inputs, layer->inputs,
-                                        rnn_use_blas(session->engine, session->dtype));
+    rnn_status status = rnn_matrix_pack(
+        &layer->matrix, session->engine, session->dtype, RNN_WEIGHTS_REAL, &gates, weight,
+        layer->inputs, layer->inputs, rnn_use_blas(session->engine, session->dtype));
     if (status == RNN_OK) status = copy_vector(&layer->bias, bias, outputs, session->real_size);
     return finish_layer(session, layer, status);
 }

@@ -56,9 +56,10 @@ rnn_status rnn_linear_forward(const rnn_engine *engine, rnn_dtype dtype, rnn_wei
                                               .width = outputs}};
     const int low = products != RNN_WEIGHTS_REAL, blas = !low && rnn_use_blas(engine, dtype);
     threads = linear_threads(blas, rows, inputs, outputs, threads);
-    RNN_TRY(rnn_matrix_pack(&call.matrix, engine, dtype, &gates, weight, inputs, inputs, blas));
-    rnn_status status = low ? rnn_matrix_lower(&call.matrix, products) : RNN_OK;
-    if (status == RNN_OK && low) {
+    RNN_TRY(rnn_matrix_pack(&call.matrix, engine, dtype, products, &gates, weight, inputs, inputs,
+                            blas));
+    rnn_status status = RNN_OK;
+    if (low) {
         size_t bytes = 0;
         call.work_size = rnn_low_work(RNN_LOW_ROWS, inputs, 0);
         status = rnn_size_add(&bytes, (size_t)threads, call.work_size);
@@ -150,10 +151,9 @@ static rnn_status prepare(struct gradient_call *call, const void *weight, rnn_ar
     if (low_dy) g->a = call->dx.operands.x = call->low_dy = rnn_arena_take(arena, low_dy, dy_row);
     if (low_x) g->part[0].b = call->low_x = rnn_arena_take(arena, low_x, x_row);
     if (!dx) return RNN_OK;
-    RNN_TRY(rnn_matrix_pack_transposed(&call->dx.matrix, g->engine, g->dtype, g->gates, weight,
-                                       columns, columns,
-                                       !low && rnn_use_blas(g->engine, g->dtype)));
-    return low ? rnn_matrix_lower(&call->dx.matrix, g->format) : RNN_OK;
+    return rnn_matrix_pack_transposed(&call->dx.matrix, g->engine, g->dtype, g->format, g->gates,
+                                      weight, columns, columns,
+                                      !low && rnn_use_blas(g->engine, g->dtype));
 }
 
 rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype,

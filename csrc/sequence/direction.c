@@ -69,22 +69,16 @@ static rnn_status pack_phase(struct rnn_phase_weights *phase, const struct rnn_d
     struct rnn_gates recurrent = part_gates(d->hidden, info->accumulators, info->recurrents,
                                             info->recurrent, first, d->blas);
     RNN_TRY(pack_bias(phase, d, weights));
-    RNN_TRY(rnn_matrix_pack(&phase->w_ih, d->engine, d->dtype, &input, weights->w_ih, d->input,
-                            d->input, d->blas));
-    RNN_TRY(rnn_matrix_pack(&phase->w_hh, d->engine, d->dtype, &recurrent, weights->w_hh, d->hidden,
-                            d->hidden, d->blas));
-    if (d->low) {
-        RNN_TRY(rnn_matrix_lower(&phase->w_ih, d->format));
-        RNN_TRY(rnn_matrix_lower(&phase->w_hh, d->format));
-    }
+    RNN_TRY(rnn_matrix_pack(&phase->w_ih, d->engine, d->dtype, d->format, &input, weights->w_ih,
+                            d->input, d->input, d->blas));
+    RNN_TRY(rnn_matrix_pack(&phase->w_hh, d->engine, d->dtype, d->format, &recurrent, weights->w_hh,
+                            d->hidden, d->hidden, d->blas));
     if (!backward) return RNN_OK;
-    RNN_TRY(rnn_matrix_pack_transposed(&phase->w_ih_t, d->engine, d->dtype, &phase->input,
-                                       weights->w_ih, d->input, d->input, d->blas));
-    RNN_TRY(rnn_matrix_pack_transposed(&phase->w_hh_t, d->engine, d->dtype, &phase->recurrent,
-                                       weights->w_hh, d->hidden, d->hidden, d->blas));
-    if (!d->low) return RNN_OK;
-    RNN_TRY(rnn_matrix_lower(&phase->w_ih_t, d->format));
-    return rnn_matrix_lower(&phase->w_hh_t, d->format);
+    RNN_TRY(rnn_matrix_pack_transposed(&phase->w_ih_t, d->engine, d->dtype, d->format,
+                                       &phase->input, weights->w_ih, d->input, d->input, d->blas));
+    return rnn_matrix_pack_transposed(&phase->w_hh_t, d->engine, d->dtype, d->format,
+                                      &phase->recurrent, weights->w_hh, d->hidden, d->hidden,
+                                      d->blas);
 }
 
 /* Every size below is a small multiple of this one. */
