@@ -120,6 +120,26 @@ def test_stopped_and_resumed_is_as_never_stopped(folder, capsys, monkeypatch, st
     assert all(np.array_equal(resumed[0][name], straight[0][name]) for name in straight[0])
 
 
+def test_train_in_bfloat16(folder, capsys, monkeypatch):
+    """Other weights than in float32; a run that is resumed keeps its precision."""
+    argv = ["train", "text.txt", *SMALL]
+    assert main([*argv, "-o", "full.safetensors"]) == 0
+    assert main([*argv, "-o", "straight.safetensors", "--precision", "bfloat16"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", lambda *args, **keywords: False)
+        assert main([*argv, "-o", "m.safetensors", "--precision", "bfloat16"]) == 130
+    again = ["train", "text.txt", "-o", "m.safetensors", "--resume"]
+    capsys.readouterr()
+    error = refused(capsys, *again, "--precision", "float32")
+    assert "--precision is float32, but the run to resume has bfloat16" in error
+    assert main(again) == 0
+    names = ("full", "straight", "m")
+    full, straight, resumed = (read_safetensors(f"{name}.safetensors")[0] for name in names)
+    assert all(np.array_equal(resumed[name], straight[name]) for name in straight)
+    assert not any(np.array_equal(full[name], straight[name]) for name in full)
+    assert all(array.dtype == np.float32 for array in straight.values())
+
+
 def test_handlers_are_put_back(folder):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert main(["train", "text.txt", "-o", "m.safetensors", *SMALL]) == 0

@@ -182,6 +182,18 @@ def test_finished_run_can_be_made_longer(tmp_path):
     assert longer.history[:3] == trainer.history
 
 
+def test_checkpoints_keep_the_precision(tmp_path):
+    """And those from before there was one are of float32."""
+    trainer = make(precision="bfloat16", epochs=1)
+    trainer.run()
+    checkpoint.write(tmp_path / "run.safetensors", trainer)
+    saved = checkpoint.read(tmp_path / "run.safetensors")
+    resumed = checkpoint.resume(saved, trainer.train, trainer.validation)
+    assert resumed.settings.precision == "bfloat16"
+    del saved.header["settings"]["precision"]
+    assert saved.settings.precision == "float32"
+
+
 def test_checkpoint_of_another_text_is_refused(tmp_path):
     trainer = make()
     checkpoint.write(tmp_path / "run.safetensors", trainer)
@@ -249,7 +261,7 @@ def test_learning_rate(decay, expected):
     "bad",
     [
         {"epochs": 0}, {"batch": 0}, {"steps": 0}, {"lr": 0.0}, {"lr": math.inf},
-        {"decay": "steps"}, {"floor": 1.5}, {"clip": -1.0},
+        {"decay": "steps"}, {"floor": 1.5}, {"clip": -1.0}, {"precision": "half"},
     ],
 )  # fmt: skip
 def test_settings_are_checked(bad):

@@ -117,8 +117,8 @@ RNN_API const char *rnn_engine_isa(const rnn_engine *engine);
 /* "fma" (bits equal on every ISA of this class) or "muladd". */
 RNN_API const char *rnn_engine_bit_class(const rnn_engine *engine);
 
-/* How the weights of a session's recurrent layers are kept. Whatever they are, biases, the cell's
- * arithmetic, states and outputs are of the session's dtype. */
+/* How the weights of a session's recurrent layers are kept, or operands of products in training.
+ * Whatever they are, biases, the cell's arithmetic, states and outputs are of the dtype. */
 typedef enum rnn_weight_format {
     RNN_WEIGHTS_REAL = 0,     /* as the dtype says */
     RNN_WEIGHTS_BFLOAT16 = 1, /* weights and activations rounded, sums in float */
