@@ -142,8 +142,9 @@ typedef struct rnn_layer_options {
     int directions; /* 1, or 2 for bidirectional */
     int threads;
     /* How operands of products are rounded, forward and backward: RNN_WEIGHTS_REAL, not at all, or
-     * RNN_WEIGHTS_BFLOAT16, which needs float32 and always runs on our own kernels. Sums, the
-     * cell's arithmetic, states and every array given or returned are of the dtype. */
+     * RNN_WEIGHTS_BFLOAT16, which needs float32 and always runs on our own kernels; int8 is
+     * RNN_ERR_UNSUPPORTED. Sums, the cell's arithmetic, states and every array given or returned
+     * are of the dtype. */
     rnn_weight_format products;
 } rnn_layer_options;
 

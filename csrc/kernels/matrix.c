@@ -10,7 +10,7 @@
 
 enum {
     GRADIENT_ROWS = 384,    /* rows of a block: its panel of b, 96 KiB of float, stays in L2 */
-    LOW_GRADIENT_ROWS = 768 /* the same in bfloat16, even: a word holds two rows */
+    LOW_GRADIENT_ROWS = 768 /* the same bytes in bfloat16 */
 };
 
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
