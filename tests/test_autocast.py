@@ -175,6 +175,14 @@ def test_a_session_with_bfloat16_weights_is_the_module(cell):
     assert y.tobytes() == solve(problem, arrays, gradients=False)["y"].tobytes()
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_without_a_tape_the_bits_are_the_same(cell):
+    problem, arrays = sized(cell, 3)
+    expected = solve(problem, arrays, gradients=False)
+    with rnncore.no_grad():
+        same(solve(problem, arrays, gradients=False), expected)
+
+
 @pytest.mark.parametrize(("steps", "batch"), [(0, 3), (4, 0), (0, 0)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_empty_sequences_and_batches(cell, steps, batch):
