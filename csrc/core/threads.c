@@ -29,8 +29,8 @@ enum {
     STALLS_CROWDED = 2,  /* stalls of a call from which on an elastic team shrinks */
     PATIENCE = 10000000, /* ns to lose before a caller works alone */
     LOST_MIN = 20000, /* ns a call waited for threads without a CPU, from which on it is crowded */
-    PEACE = 40,       /* a caller then works alone for this many times as long as it waited, */
-    ALONE_MAX = 100000000 /* but for so many ns at most: what crowded the CPUs may be gone */
+    ALONE_MIN = 100000000, /* ns that a caller then works alone, twice as long each time that it */
+    ALONE_MAX = 800000000  /* finds the CPUs still crowded, up to this: they may be free again */
 };
 
 /* A stall is a wait that outlasted the spinning for a thread that had no CPU. */
@@ -41,6 +41,8 @@ static _Thread_local int64_t cpu_time; /* and the ns it had computed by then */
 static _Thread_local int64_t lost_lately; /* ns that this thread's last teams lost */
 static _Thread_local int64_t lost_last;   /* when it lost the last of them */
 static _Thread_local int64_t alone_until; /* ns, monotonic; 0: teams are welcome */
+static _Thread_local int64_t alone_for;   /* how long it last worked alone, */
+static _Thread_local int64_t alone_ended; /* and when that ended */
 
 /* Set in a forked child: OpenMP's pool did not survive, and waking it would wait for ever. */
 static atomic_int forked;
@@ -130,9 +132,8 @@ static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
 #ifdef _OPENMP
 /* After a call that began when the clock said `began` and the caller had computed for `computed`,
  * and whose share was done at `finished`: what it waited, or did not compute, is lost to it.
- * Threads that woke up on one CPU part within PATIENCE; a caller that goes on losing works alone,
- * for PEACE times as long: so it loses a fortieth. What was lost is forgotten at an eighth of the
- * time that passes. */
+ * Threads that woke up on one CPU part within PATIENCE; a caller that goes on losing works alone.
+ * What was lost is forgotten at an eighth of the time that passes in teams. */
 static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finished) {
     const int64_t ended = now();
     int64_t lost = ended - finished;
@@ -145,11 +146,11 @@ static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finis
     lost_lately -= (began - lost_last) / 8;
     lost_lately = (lost_lately > 0 ? lost_lately : 0) + lost;
     lost_last = ended;
-    if (lost_lately > PATIENCE) {
-        lost_lately = PATIENCE;
-        alone_until = ended + (PEACE * lost < ALONE_MAX ? PEACE * lost : ALONE_MAX);
-        lost_last = alone_until;
-    }
+    if (lost_lately <= PATIENCE) return;
+    const int64_t longer = 2 * alone_for < ALONE_MAX ? 2 * alone_for : ALONE_MAX;
+    alone_for = began - alone_ended < alone_for ? longer : ALONE_MIN;
+    alone_until = alone_ended = lost_last = ended + alone_for;
+    lost_lately = PATIENCE;
 }
 
 static void run_team(int threads, rnn_task task, void *context) {
