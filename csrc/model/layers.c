@@ -110,7 +110,7 @@ rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t
         if (status == RNN_OK)
             status =
                 rnn_direction_create(&layer->direction[k], session->engine, cell, session->dtype,
-                                     layer->inputs, hidden, &weights[k], session->format, 0);
+                                     layer->inputs, hidden, &weights[k], session->format, 0, 1);
         if (status != RNN_OK) return finish_layer(session, layer, status);
         layer->directions = k + 1;
     }

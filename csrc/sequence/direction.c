@@ -2,10 +2,12 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "sequence/direction.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "core/memory.h"
 #include "core/status.h"
+#include "core/threads.h"
 
 /* The groups of a part. BLAS writes whole rows, so there the accumulators that a part does not fill
  * are groups of zeros (gate -1). */
@@ -53,32 +55,85 @@ static rnn_status pack_bias(struct rnn_phase_weights *phase, const struct rnn_di
     return RNN_OK;
 }
 
-static rnn_status pack_phase(struct rnn_phase_weights *phase, const struct rnn_direction *d,
-                             const rnn_weights *weights, int backward) {
+static void describe_phase(struct rnn_phase_weights *phase, const struct rnn_direction *d) {
     const struct rnn_phase_info *info = phase->info;
     const size_t first = info->accumulators - info->recurrents;
+    const size_t units = info->accumulators == 1 ? RNN_WIDE_LANES : RNN_LANES;
     phase->input = part_gates(d->hidden, info->accumulators, info->inputs, info->input, 0, 0);
     phase->recurrent =
         part_gates(d->hidden, info->accumulators, info->recurrents, info->recurrent, first, 0);
-    const size_t units = info->accumulators == 1 ? RNN_WIDE_LANES : RNN_LANES;
     phase->span = info->accumulators == 1 ? RNN_WIDE_LANES : info->accumulators * RNN_LANES;
     phase->panels = (d->hidden + units - 1) / units;
     phase->width = d->padded * info->accumulators;
-    struct rnn_gates input =
-        part_gates(d->hidden, info->accumulators, info->inputs, info->input, 0, d->blas);
-    struct rnn_gates recurrent = part_gates(d->hidden, info->accumulators, info->recurrents,
-                                            info->recurrent, first, d->blas);
-    RNN_TRY(pack_bias(phase, d, weights));
-    RNN_TRY(rnn_matrix_pack(&phase->w_ih, d->engine, d->dtype, d->format, &input, weights->w_ih,
-                            d->input, d->input, d->blas));
-    RNN_TRY(rnn_matrix_pack(&phase->w_hh, d->engine, d->dtype, d->format, &recurrent, weights->w_hh,
-                            d->hidden, d->hidden, d->blas));
-    if (!backward) return RNN_OK;
-    RNN_TRY(rnn_matrix_pack_transposed(&phase->w_ih_t, d->engine, d->dtype, d->format,
-                                       &phase->input, weights->w_ih, d->input, d->input, d->blas));
-    return rnn_matrix_pack_transposed(&phase->w_hh_t, d->engine, d->dtype, d->format,
-                                      &phase->recurrent, weights->w_hh, d->hidden, d->hidden,
-                                      d->blas);
+}
+
+/* The matrices of a phase, the usually larger ones first. */
+enum matrix_id { W_HH, W_HH_T, W_IH, W_IH_T, MATRICES };
+
+/* Matrices that threads pack as they come. */
+struct packing {
+    struct rnn_direction *direction;
+    const rnn_weights *weights;
+    int backward;
+    rnn_status status[RNN_PHASES_MAX * MATRICES];
+    atomic_int taken;
+};
+
+static rnn_status pack_matrix(const struct packing *packing, size_t index) {
+    struct rnn_direction *d = packing->direction;
+    struct rnn_phase_weights *phase = &d->phase[index / MATRICES];
+    const struct rnn_phase_info *info = phase->info;
+    const rnn_weights *weights = packing->weights;
+    const enum matrix_id id = (enum matrix_id)(index % MATRICES);
+    const size_t first = info->accumulators - info->recurrents;
+    struct rnn_gates gates;
+    switch (id) {
+        case W_HH:
+            gates = part_gates(d->hidden, info->accumulators, info->recurrents, info->recurrent,
+                               first, d->blas);
+            return rnn_matrix_pack(&phase->w_hh, d->engine, d->dtype, d->format, &gates,
+                                   weights->w_hh, d->hidden, d->hidden, d->blas);
+        case W_IH:
+            gates =
+                part_gates(d->hidden, info->accumulators, info->inputs, info->input, 0, d->blas);
+            return rnn_matrix_pack(&phase->w_ih, d->engine, d->dtype, d->format, &gates,
+                                   weights->w_ih, d->input, d->input, d->blas);
+        case W_HH_T:
+            if (!packing->backward) return RNN_OK;
+            return rnn_matrix_pack_transposed(&phase->w_hh_t, d->engine, d->dtype, d->format,
+                                              &phase->recurrent, weights->w_hh, d->hidden,
+                                              d->hidden, d->blas);
+        default:
+            if (!packing->backward) return RNN_OK;
+            return rnn_matrix_pack_transposed(&phase->w_ih_t, d->engine, d->dtype, d->format,
+                                              &phase->input, weights->w_ih, d->input, d->input,
+                                              d->blas);
+    }
+}
+
+static void pack_some(rnn_team *team, int rank, void *context) {
+    struct packing *packing = context;
+    const int count = (int)packing->direction->cell->phases * MATRICES;
+    (void)team, (void)rank;
+    for (int k; (k = atomic_fetch_add(&packing->taken, 1)) < count;)
+        packing->status[k] = pack_matrix(packing, (size_t)k);
+}
+
+static rnn_status pack_matrices(struct rnn_direction *d, const rnn_weights *weights, int backward,
+                                int threads) {
+    enum { WORTH_SHARING = 100000 }; /* elements of the weights, some 20 us of packing */
+    struct packing packing = {.direction = d, .weights = weights, .backward = backward};
+    const size_t matrices = d->cell->phases * MATRICES;
+    if (d->cell->gates * d->hidden * (d->hidden + d->input) >= WORTH_SHARING && threads > 1) {
+        rnn_team_run(threads, pack_some, &packing);
+        /* What a thread says of its failure is not heard in another one. */
+        for (size_t k = 0; k < matrices; k++)
+            if (packing.status[k] != RNN_OK)
+                return rnn_fail(packing.status[k], "cannot allocate the packed weights");
+        return RNN_OK;
+    }
+    for (size_t k = 0; k < matrices; k++) RNN_TRY(pack_matrix(&packing, k));
+    return RNN_OK;
 }
 
 /* Every size below is a small multiple of this one. */
@@ -94,8 +149,9 @@ static rnn_status check_size(size_t input, size_t hidden) {
 
 rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engine *engine,
                                 rnn_cell cell, rnn_dtype dtype, size_t input, size_t hidden,
-                                const rnn_weights *weights, rnn_weight_format format,
-                                int backward) {
+                                const rnn_weights *weights, rnn_weight_format format, int backward,
+                                int threads) {
+    rnn_status status = RNN_OK;
     memset(direction, 0, sizeof *direction);
     RNN_TRY(check_size(input, hidden));
     direction->engine = engine;
@@ -116,13 +172,12 @@ rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engin
             direction->low ? direction->low->step[id] : direction->kernels->step[id];
         direction->phase[p].back =
             direction->low ? direction->low->back[id] : direction->kernels->back[id];
-        const rnn_status status = pack_phase(&direction->phase[p], direction, weights, backward);
-        if (status != RNN_OK) {
-            rnn_direction_free(direction);
-            return status;
-        }
+        describe_phase(&direction->phase[p], direction);
+        if (status == RNN_OK) status = pack_bias(&direction->phase[p], direction, weights);
     }
-    return RNN_OK;
+    if (status == RNN_OK) status = pack_matrices(direction, weights, backward, threads);
+    if (status != RNN_OK) rnn_direction_free(direction);
+    return status;
 }
 
 void rnn_direction_free(struct rnn_direction *direction) {

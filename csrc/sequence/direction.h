@@ -44,7 +44,8 @@ struct rnn_direction {
  * does not have. On failure everything is freed again. */
 rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engine *engine,
                                 rnn_cell cell, rnn_dtype dtype, size_t input, size_t hidden,
-                                const rnn_weights *weights, rnn_weight_format format, int backward);
+                                const rnn_weights *weights, rnn_weight_format format, int backward,
+                                int threads);
 void rnn_direction_free(struct rnn_direction *direction);
 
 /* Bytes that gradients of gates take each, and x and h as operands of the weights' gradients: a row

@@ -130,7 +130,7 @@ static rnn_status fill_tape(struct rnn_tape *tape, const rnn_engine *engine,
         RNN_TRY(rnn_check_weights(&weights[k], options->input));
         RNN_TRY(rnn_direction_create(&tape->each[k].direction, engine, options->cell,
                                      options->dtype, options->input, options->hidden, &weights[k],
-                                     options->products, training));
+                                     options->products, training, options->threads));
         if (training) RNN_TRY(rnn_history_size(direction[k], &tape->rows, &bytes));
     }
     if (training) {

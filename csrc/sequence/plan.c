@@ -6,7 +6,9 @@ enum {
     CALL_WORTH_SHARING = 2000000,  /* multiply-adds of a call, about 40 us on one core */
     STEP_WORTH_SHARING = 40000,    /* of one step, about 1.4 us: several barriers */
     STREAM_WORTH_SHARING = 500000, /* of a lone step, about 10 us: waking a thread costs 1 or 2 */
-    ROWS_WORTH_SHARING = 4,        /* rows a thread, below which its tiles waste weight traffic */
+    ROWS_WORTH_SHARING = 4,        /* rows a thread, below which its tiles waste weight traffic, */
+    ROWS_OF_LARGE = 12,            /* and of weights that no L2 holds: */
+    LARGE_WEIGHTS = 2 << 20,       /* bytes of the recurrent part */
     CHUNK_BYTES = 512 * 1024,      /* of input part, so that it stays in L2 until its step */
     CHUNK_WEIGHTS = 4              /* or a quarter of its weights, where reading these costs more */
 };
@@ -27,7 +29,8 @@ static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows
         step_work(d, 0) * (double)rows->total / (double)(rows->steps + !rows->steps);
     const size_t panels = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
     if (threads <= 1 || d->blas || work < CALL_WORTH_SHARING) return plan;
-    plan.by_rows = rows->rows >= (size_t)threads * ROWS_WORTH_SHARING;
+    const int large = step_work(d, 0) * (double)d->real_size > LARGE_WEIGHTS;
+    plan.by_rows = rows->rows >= (size_t)threads * (large ? ROWS_OF_LARGE : ROWS_WORTH_SHARING);
     if (plan.by_rows || (each >= STEP_WORTH_SHARING && panels > 1)) plan.threads = threads;
     return plan;
 }
