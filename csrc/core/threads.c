@@ -90,6 +90,7 @@ static void sleep_in(rnn_team *team, int phase) {
     while (atomic_load(&team->phase) == phase)
         syscall(SYS_futex, &team->phase, FUTEX_WAIT_PRIVATE, phase, NULL, NULL, 0);
     atomic_fetch_sub(&team->sleepers, 1);
+    was_switched(); /* this sleep of its own was no loss of the CPU */
 #else
     while (atomic_load(&team->phase) == phase) sched_yield();
 #endif
@@ -131,17 +132,17 @@ static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
 
 #ifdef _OPENMP
 /* After a call that began when the clock said `began` and the caller had computed for `computed`,
- * and whose share was done at `finished`: what it waited, or did not compute, is lost to it.
+ * and whose share was done at `finished`: what it waited, or did not compute, is lost to it if some
+ * thread had no CPU.
  * Threads that woke up on one CPU part within PATIENCE; a caller that goes on losing works alone.
  * What was lost is forgotten at an eighth of the time that passes in teams. */
 static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finished) {
+    if (atomic_load(&team->stalls) == 0) return; /* who had more to do kept its CPU */
     const int64_t ended = now();
     int64_t lost = ended - finished;
-    if (atomic_load(&team->stalls) > 0) {
-        was_switched();
-        const int64_t idle = (ended - began) - (cpu_time - computed);
-        if (idle > lost) lost = idle;
-    }
+    was_switched();
+    const int64_t idle = (ended - began) - (cpu_time - computed);
+    if (idle > lost) lost = idle;
     if (lost <= LOST_MIN || lost <= (ended - began) / 8) return;
     lost_lately -= (began - lost_last) / 8;
     lost_lately = (lost_lately > 0 ? lost_lately : 0) + lost;

@@ -30,7 +30,9 @@ static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows
     const size_t panels = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
     if (threads <= 1 || d->blas || work < CALL_WORTH_SHARING) return plan;
     const int large = step_work(d, 0) * (double)d->real_size > LARGE_WEIGHTS;
-    plan.by_rows = rows->rows >= (size_t)threads * (large ? ROWS_OF_LARGE : ROWS_WORTH_SHARING);
+    const int few = rows->rows < (size_t)threads * (large ? ROWS_OF_LARGE : ROWS_WORTH_SHARING);
+    /* The longest of ragged rows end when the others are long done: these share every step. */
+    plan.by_rows = !few && !rows->ragged;
     if (plan.by_rows || (each >= STEP_WORTH_SHARING && panels > 1)) plan.threads = threads;
     return plan;
 }
