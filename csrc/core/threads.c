@@ -40,9 +40,8 @@ static _Thread_local int64_t cpu_time; /* and the ns it had computed by then */
 #ifdef _OPENMP
 static _Thread_local int64_t lost_lately; /* ns that this thread's last teams lost */
 static _Thread_local int64_t lost_last;   /* when it lost the last of them */
-static _Thread_local int64_t alone_until; /* ns, monotonic; 0: teams are welcome */
-static _Thread_local int64_t alone_for;   /* how long it last worked alone, */
-static _Thread_local int64_t alone_ended; /* and when that ended */
+static _Thread_local int64_t alone_until; /* ns, monotonic: end of the last time it works alone, */
+static _Thread_local int64_t alone_for;   /* and how long that is; 0: teams were always welcome */
 
 /* Set in a forked child: OpenMP's pool did not survive, and waking it would wait for ever. */
 static atomic_int forked;
@@ -149,8 +148,8 @@ static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finis
     lost_last = ended;
     if (lost_lately <= PATIENCE) return;
     const int64_t longer = 2 * alone_for < ALONE_MAX ? 2 * alone_for : ALONE_MAX;
-    alone_for = began - alone_ended < alone_for ? longer : ALONE_MIN;
-    alone_until = alone_ended = lost_last = ended + alone_for;
+    alone_for = began - alone_until < alone_for ? longer : ALONE_MIN;
+    alone_until = lost_last = ended + alone_for;
     lost_lately = PATIENCE;
 }
 
@@ -174,10 +173,7 @@ static void run_team(int threads, rnn_task task, void *context) {
 }
 
 /* Whether the caller still works alone, after a team that found its CPUs crowded. */
-static int is_alone(void) {
-    if (alone_until != 0 && now() >= alone_until) alone_until = 0;
-    return alone_until != 0;
-}
+static int is_alone(void) { return alone_for != 0 && now() < alone_until; }
 #endif
 
 void rnn_team_run(int threads, rnn_task task, void *context) {

@@ -360,7 +360,7 @@ static void task(rnn_team *team, int rank, void *context) {
     const size_t limit = chunk_rows(run->rows);
     size_t row = 0, row_end = run->rows->rows, first = run->first;
     if (rank == 0) team->elastic = !run->plan.by_rows;
-    if (run->plan.by_rows) rnn_plan_share_rows(run->rows, rank, team->size, &row, &row_end);
+    if (run->plan.by_rows) rnn_team_share(run->rows->rows, 1, rank, team->size, &row, &row_end);
     rnn_parameter_gradients_clear(&run->gradients, team, rank);
     one_chunk(run, row, row_end, team, rank);
     for (; first > 0; first = rnn_rows_chunk_begin(run->rows, first, limit)) {

@@ -2,12 +2,11 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "sequence/direction.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
+#include "core/jobs.h"
 #include "core/memory.h"
 #include "core/status.h"
-#include "core/threads.h"
 
 /* The groups of a part. BLAS writes whole rows, so there the accumulators that a part does not fill
  * are groups of zeros (gate -1). */
@@ -70,16 +69,14 @@ static void describe_phase(struct rnn_phase_weights *phase, const struct rnn_dir
 /* The matrices of a phase, the usually larger ones first. */
 enum matrix_id { W_HH, W_HH_T, W_IH, W_IH_T, MATRICES };
 
-/* Matrices that threads pack as they come. */
 struct packing {
     struct rnn_direction *direction;
     const rnn_weights *weights;
     int backward;
-    rnn_status status[RNN_PHASES_MAX * MATRICES];
-    atomic_int taken;
 };
 
-static rnn_status pack_matrix(const struct packing *packing, size_t index) {
+static rnn_status pack_matrix(void *context, size_t index) {
+    const struct packing *packing = context;
     struct rnn_direction *d = packing->direction;
     struct rnn_phase_weights *phase = &d->phase[index / MATRICES];
     const struct rnn_phase_info *info = phase->info;
@@ -111,29 +108,12 @@ static rnn_status pack_matrix(const struct packing *packing, size_t index) {
     }
 }
 
-static void pack_some(rnn_team *team, int rank, void *context) {
-    struct packing *packing = context;
-    const int count = (int)packing->direction->cell->phases * MATRICES;
-    (void)team, (void)rank;
-    for (int k; (k = atomic_fetch_add(&packing->taken, 1)) < count;)
-        packing->status[k] = pack_matrix(packing, (size_t)k);
-}
-
 static rnn_status pack_matrices(struct rnn_direction *d, const rnn_weights *weights, int backward,
                                 int threads) {
     enum { WORTH_SHARING = 100000 }; /* elements of the weights, some 20 us of packing */
     struct packing packing = {.direction = d, .weights = weights, .backward = backward};
-    const size_t matrices = d->cell->phases * MATRICES;
-    if (d->cell->gates * d->hidden * (d->hidden + d->input) >= WORTH_SHARING && threads > 1) {
-        rnn_team_run(threads, pack_some, &packing);
-        /* What a thread says of its failure is not heard in another one. */
-        for (size_t k = 0; k < matrices; k++)
-            if (packing.status[k] != RNN_OK)
-                return rnn_fail(packing.status[k], "cannot allocate the packed weights");
-        return RNN_OK;
-    }
-    for (size_t k = 0; k < matrices; k++) RNN_TRY(pack_matrix(&packing, k));
-    return RNN_OK;
+    const int shared = d->cell->gates * d->hidden * (d->hidden + d->input) >= WORTH_SHARING;
+    return rnn_jobs_run(shared ? threads : 1, d->cell->phases * MATRICES, pack_matrix, &packing);
 }
 
 /* Every size below is a small multiple of this one. */

@@ -279,7 +279,7 @@ static void task(rnn_team *team, int rank, void *context) {
     const struct rnn_rows *rows = run->rows;
     size_t row = 0, row_end = rows->rows;
     if (rank == 0) team->elastic = !run->plan.by_rows;
-    if (run->plan.by_rows) rnn_plan_share_rows(rows, rank, team->size, &row, &row_end);
+    if (run->plan.by_rows) rnn_team_share(rows->rows, 1, rank, team->size, &row, &row_end);
     rnn_rows_clear_padding(rows, f->steps, run->direction->hidden, run->real_size, &f->y, rank,
                            team->size);
     for (size_t first = 0, last; first < rows->steps; first = last) {

@@ -1,10 +1,9 @@
 /* layer.c - the public functions of one recurrent layer: checks at the border, then its directions.
  * SPDX-License-Identifier: Apache-2.0 */
-#include <stdatomic.h>
 #include <string.h>
 
+#include "core/jobs.h"
 #include "core/status.h"
-#include "core/threads.h"
 #include "sequence/backward.h"
 #include "sequence/layer.h"
 
@@ -70,30 +69,20 @@ rnn_sequence rnn_sequence_columns(rnn_sequence sequence, size_t column, size_t r
     return sequence;
 }
 
-/* Directions that threads take as they come: who finds no CPU leaves both to the other. */
-struct sides {
-    struct rnn_forward forward[2];
-    rnn_status status[2];
-    int count;
-    atomic_int taken;
-};
-
-static void run_sides(rnn_team *team, int rank, void *context) {
-    struct sides *sides = context;
-    (void)team, (void)rank;
-    for (int k; (k = atomic_fetch_add(&sides->taken, 1)) < sides->count;)
-        sides->status[k] = rnn_forward_run(&sides->forward[k]);
+static rnn_status run_direction(void *context, size_t k) {
+    const struct rnn_forward *forward = context;
+    return rnn_forward_run(&forward[k]);
 }
 
 rnn_status rnn_layer_directions(const rnn_layer_io *io, size_t hidden, int directions, int threads,
                                 const struct rnn_rows *rows,
                                 const struct rnn_direction *const *direction,
                                 struct rnn_history *const *history) {
-    struct sides sides = {.count = directions};
+    struct rnn_forward forward[2];
     const int together = rnn_plan_side_by_side(direction[0], rows, directions, threads);
     for (int k = 0; k < directions; k++) {
         const size_t size = direction[k]->real_size, state = (size_t)k * io->rows * hidden;
-        sides.forward[k] = (struct rnn_forward){
+        forward[k] = (struct rnn_forward){
             .direction = direction[k],
             .rows = rows,
             .reverse = k,
@@ -107,14 +96,8 @@ rnn_status rnn_layer_directions(const rnn_layer_io *io, size_t hidden, int direc
             .history = history ? history[k] : NULL,
             .threads = together ? 1 : threads,
         };
-        if (!together) RNN_TRY(rnn_forward_run(&sides.forward[k]));
     }
-    if (together) rnn_team_run(directions, run_sides, &sides);
-    /* What a thread says of its failure is not heard in another one. */
-    for (int k = 0; k < directions; k++)
-        if (sides.status[k] != RNN_OK)
-            return rnn_fail(sides.status[k], "cannot allocate the work areas of direction %d", k);
-    return RNN_OK;
+    return rnn_jobs_run(together ? directions : 1, (size_t)directions, run_direction, forward);
 }
 
 static rnn_status fill_tape(struct rnn_tape *tape, const rnn_engine *engine,

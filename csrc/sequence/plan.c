@@ -67,25 +67,3 @@ int rnn_plan_step_threads(const struct rnn_direction *d, size_t batch, int threa
     if (d->blas || panels < 2) return 1;
     return step_work(d, 1) * (double)batch >= STREAM_WORTH_SHARING ? threads : 1;
 }
-
-void rnn_plan_share_rows(const struct rnn_rows *rows, int rank, int size, size_t *begin,
-                         size_t *end) {
-    if (!rows->ragged) {
-        rnn_team_share(rows->rows, 1, rank, size, begin, end);
-        return;
-    }
-    const double share = (double)rows->total / size;
-    double sum = 0;
-    *begin = *end = rows->rows;
-    for (size_t i = 0; i < rows->rows; i++) {
-        const double middle = sum + 0.5 * (double)rows->length[i];
-        sum += (double)rows->length[i];
-        const int owner = middle >= share * (size - 1) ? size - 1 : (int)(middle / share);
-        if (owner == rank && *begin == rows->rows) *begin = i;
-        if (owner > rank) {
-            *end = i;
-            break;
-        }
-    }
-    if (*begin > *end) *begin = *end;
-}

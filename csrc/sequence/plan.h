@@ -26,8 +26,4 @@ int rnn_plan_side_by_side(const struct rnn_direction *direction, const struct rn
 /* One step of `batch` rows, as a stream takes it: threads worth waking, sharing panels. */
 int rnn_plan_step_threads(const struct rnn_direction *direction, size_t batch, int threads);
 
-/* The positions [*begin, *end) of rank: equal numbers of valid steps, as far as rows allow. */
-void rnn_plan_share_rows(const struct rnn_rows *rows, int rank, int size, size_t *begin,
-                         size_t *end);
-
 #endif
