@@ -10,6 +10,8 @@
 
 #define RNN_ALIGNMENT 64
 
+static inline size_t rnn_round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
 /* Allocate count * size bytes aligned to RNN_ALIGNMENT; *memory is NULL on failure. A count of zero
  * gives a valid, unique pointer. */
 rnn_status rnn_alloc(void **memory, size_t count, size_t size);

@@ -16,8 +16,6 @@
 
 enum { ACTIVATION_BYTES = 2 }; /* of the wider format, bfloat16 */
 
-static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
-
 rnn_status rnn_check_products(rnn_weight_format products, rnn_dtype dtype) {
     if (products != RNN_WEIGHTS_REAL && products != RNN_WEIGHTS_BFLOAT16)
         return rnn_fail(
@@ -31,12 +29,12 @@ rnn_status rnn_check_products(rnn_weight_format products, rnn_dtype dtype) {
 
 size_t rnn_low_work(size_t rows, size_t input, size_t hidden) {
     const size_t held = rows > RNN_LOW_ROWS ? rows : RNN_LOW_ROWS;
-    const size_t values = round_up(input, RNN_LANES) + round_up(hidden, RNN_LANES);
+    const size_t values = rnn_round_up(input, RNN_LANES) + rnn_round_up(hidden, RNN_LANES);
     size_t bytes;
     if (__builtin_mul_overflow(held, values * ACTIVATION_BYTES + 2 * sizeof(float), &bytes) ||
         bytes > PTRDIFF_MAX)
         return PTRDIFF_MAX;
-    return round_up(bytes + 2 * RNN_ALIGNMENT, RNN_ALIGNMENT);
+    return rnn_round_up(bytes + 2 * RNN_ALIGNMENT, RNN_ALIGNMENT);
 }
 
 static float column_scale(const float *column, size_t stride, size_t inner) {
@@ -63,7 +61,7 @@ static void lower_int8(int8_t *restrict out, const float *restrict panel, size_t
     for (size_t j = 0; j < columns; j++) {
         const float scale = scales[j] = column_scale(panel + j, columns, inner);
         int32_t sum = 0;
-        for (size_t k = 0; k < round_up(inner, 4); k++) {
+        for (size_t k = 0; k < rnn_round_up(inner, 4); k++) {
             const int held = k < inner && scale > 0;
             const int8_t q = held ? (int8_t)lrintf(panel[k * columns + j] / scale) : 0;
             out[k / 4 * 4 * columns + 4 * j + k % 4] = q;
@@ -81,7 +79,7 @@ size_t rnn_matrix_bytes(const struct rnn_matrix *matrix) {
     if (matrix->format == RNN_WEIGHTS_REAL)
         return columns * inner * rnn_kernels_of(matrix->engine, matrix->dtype)->real_size;
     const size_t values = word_values(matrix->format);
-    const size_t words = round_up(inner, values) / values * columns;
+    const size_t words = rnn_round_up(inner, values) / values * columns;
     const int scaled = matrix->format == RNN_WEIGHTS_INT8;
     return words * sizeof(uint32_t) + scaled * columns * (sizeof(float) + sizeof(int32_t));
 }
@@ -90,7 +88,7 @@ rnn_status rnn_matrix_to_int8(struct rnn_matrix *matrix) {
     const struct rnn_panels from = matrix->panels;
     struct rnn_matrix lowered = *matrix;
     const size_t all = from.total * RNN_LANES;
-    const size_t words = round_up(from.inner, 4) / 4;
+    const size_t words = rnn_round_up(from.inner, 4) / 4;
     void *memory;
     if (from.inner > RNN_INT8_INNER_MAX)
         return rnn_fail(RNN_ERR_UNSUPPORTED,

@@ -13,8 +13,6 @@ enum {
     LOW_GRADIENT_ROWS = 768 /* the same bytes in bfloat16 */
 };
 
-static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
-
 static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 
 size_t rnn_gates_panels(const struct rnn_gates *gates) {
@@ -134,7 +132,7 @@ static rnn_status rounding_create(struct rounding *rounding, const rnn_engine *e
                                   .weight = weight,
                                   .ld = ld,
                                   .width = width,
-                                  .padded = round_up(width, RNN_LANES)};
+                                  .padded = rnn_round_up(width, RNN_LANES)};
     RNN_TRY(rnn_size_add(&rounding->bytes, rounding->padded, RNN_LANES * sizeof(uint16_t)));
     RNN_TRY(rnn_pool_take(engine->pool, &memory, rounding->bytes));
     rounding->rows = memory;
@@ -327,7 +325,7 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
 /* Columns of a that a rank has, at most, with the rows of a tile that may lie beyond them. */
 static size_t share_columns(const struct rnn_gates *gates, int size) {
     const size_t share = rnn_gates_width(gates) / (size_t)size + RNN_LANES;
-    return round_up(share, RNN_LANES) + RNN_TILE_ROWS_MAX;
+    return rnn_round_up(share, RNN_LANES) + RNN_TILE_ROWS_MAX;
 }
 
 /* Enough for as many bytes of pairs in bfloat16 too. */
@@ -337,12 +335,12 @@ static size_t micro_size(const struct rnn_gates *gates, size_t real_size, int si
 
 size_t rnn_gradient_scratch(const struct rnn_gates *gates, size_t real_size, int size) {
     const size_t panel = GRADIENT_ROWS * RNN_WIDE_LANES * real_size;
-    return round_up(micro_size(gates, real_size, size) + panel, RNN_ALIGNMENT);
+    return rnn_round_up(micro_size(gates, real_size, size) + panel, RNN_ALIGNMENT);
 }
 
 size_t rnn_gradient_accumulators(const struct rnn_gates *gates, size_t columns, size_t real_size,
                                  int size) {
-    return share_columns(gates, size) * round_up(columns, RNN_LANES) * real_size;
+    return share_columns(gates, size) * rnn_round_up(columns, RNN_LANES) * real_size;
 }
 
 /* One rank's share: columns [begin, end) of a, and its work areas. */
@@ -361,7 +359,7 @@ static struct gradient_share gradient_share(const struct rnn_weight_gradient *g,
     share.panel = share.micro + micro_size(g->gates, real_size, size);
     for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
         const size_t columns = g->part[p].columns;
-        share.ld[p] = round_up(columns, RNN_LANES);
+        share.ld[p] = rnn_round_up(columns, RNN_LANES);
         share.acc[p] = g->part[p].dw
                            ? g->part[p].acc + (size_t)rank * rnn_gradient_accumulators(
                                                                  g->gates, columns, real_size, size)
@@ -419,7 +417,7 @@ static void low_gradient_block(const struct rnn_weight_gradient *g,
     const struct rnn_low_kernels *low = g->engine->low[g->format];
     const size_t size = sizeof(uint16_t), columns = share->end - share->begin;
     struct rnn_pairs pairs = {.rows = rows,
-                              .columns = round_up(columns, RNN_LANES),
+                              .columns = rnn_round_up(columns, RNN_LANES),
                               .x = at(g->a, r * g->lda + share->begin, size),
                               .ldx = g->lda,
                               .width = RNN_PAIR_COLUMNS,

@@ -84,7 +84,7 @@ struct gradient_call {
     int parts; /* the work area was made for so many */
 };
 
-static size_t padded(size_t width) { return (width + RNN_LANES - 1) / RNN_LANES * RNN_LANES; }
+static size_t padded(size_t width) { return rnn_round_up(width, RNN_LANES); }
 
 /* This thread's share of the rows of an array [rows][width]. */
 static void round_share(const struct gradient_call *call, const void *x, size_t width,

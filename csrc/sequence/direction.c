@@ -141,7 +141,7 @@ rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engin
     direction->real_size = direction->kernels->real_size;
     direction->input = input;
     direction->hidden = hidden;
-    direction->padded = (hidden + RNN_LANES - 1) / RNN_LANES * RNN_LANES;
+    direction->padded = rnn_round_up(hidden, RNN_LANES);
     direction->blas = format == RNN_WEIGHTS_REAL && rnn_use_blas(engine, dtype);
     direction->format = format;
     direction->low = engine->low[format];
@@ -177,7 +177,7 @@ size_t rnn_operand_size(const struct rnn_direction *direction) {
 }
 
 size_t rnn_operand_width(const struct rnn_direction *direction, size_t width) {
-    return direction->low ? (width + RNN_LANES - 1) / RNN_LANES * RNN_LANES : width;
+    return direction->low ? rnn_round_up(width, RNN_LANES) : width;
 }
 
 size_t rnn_direction_work(const struct rnn_direction *direction, size_t rows) {
