@@ -20,6 +20,31 @@ cdef extern from "rnncore.h" nogil:
         RNN_CELL_LSTM
         RNN_CELL_GRU
         RNN_CELL_GRU_BEFORE
+        RNN_CELL_LSTM_COUPLED
+
+    ctypedef enum rnn_activation_kind:
+        RNN_ACTIVATION_DEFAULT
+        RNN_ACTIVATION_SIGMOID
+        RNN_ACTIVATION_TANH
+        RNN_ACTIVATION_RELU
+        RNN_ACTIVATION_AFFINE
+        RNN_ACTIVATION_LEAKY_RELU
+        RNN_ACTIVATION_THRESHOLDED_RELU
+        RNN_ACTIVATION_SCALED_TANH
+        RNN_ACTIVATION_HARD_SIGMOID
+        RNN_ACTIVATION_ELU
+        RNN_ACTIVATION_SOFTSIGN
+        RNN_ACTIVATION_SOFTPLUS
+    ctypedef struct rnn_activation:
+        rnn_activation_kind kind
+        double alpha
+        double beta
+    ctypedef struct rnn_variant:
+        size_t size
+        rnn_activation activation[3]
+        double clip
+        double cell_clip
+        size_t projection
 
     ctypedef enum rnn_gemm:
         RNN_GEMM_AUTO
@@ -64,16 +89,21 @@ cdef extern from "rnncore.h" nogil:
         int directions
         int threads
         rnn_weight_format products
+        const rnn_variant *variant
     ctypedef struct rnn_weights:
         const void *w_ih
         const void *w_hh
         const void *b_ih
         const void *b_hh
+        const void *w_hr
+        const void *peepholes
     ctypedef struct rnn_gradients:
         void *w_ih
         void *w_hh
         void *b_ih
         void *b_hh
+        void *w_hr
+        void *peepholes
     ctypedef struct rnn_sequence:
         void *data
         ptrdiff_t step_stride
@@ -119,7 +149,10 @@ cdef extern from "rnncore.h" nogil:
     rnn_status rnn_session_set_weights(rnn_session *session, rnn_weight_format format)
     size_t rnn_session_bytes(const rnn_session *session)
     rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t hidden,
-                                         int directions, const rnn_weights *weights)
+                                         int directions, const rnn_variant *variant,
+                                         const rnn_weights *weights)
+    rnn_status rnn_session_set_initial(rnn_session *session, size_t k, const void *h0,
+                                       const void *c0)
     rnn_status rnn_session_add_linear(rnn_session *session, size_t outputs, const void *weight,
                                       const void *bias)
     rnn_status rnn_session_add_embedding(rnn_session *session, size_t count, size_t features,

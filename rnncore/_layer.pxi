@@ -2,8 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
 CELLS = {"rnn_tanh": RNN_CELL_TANH, "rnn_relu": RNN_CELL_RELU, "lstm": RNN_CELL_LSTM,
-         "gru": RNN_CELL_GRU, "gru_before": RNN_CELL_GRU_BEFORE}
-GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_before": 3}
+         "gru": RNN_CELL_GRU, "gru_before": RNN_CELL_GRU_BEFORE,
+         "lstm_coupled": RNN_CELL_LSTM_COUPLED}
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_before": 3, "lstm_coupled": 3}
+PEEPHOLES = {"lstm": 3, "lstm_coupled": 2}
+"""Peepholes of the cells that have a cell state."""
+ACTIVATIONS = {
+    "sigmoid": RNN_ACTIVATION_SIGMOID, "tanh": RNN_ACTIVATION_TANH, "relu": RNN_ACTIVATION_RELU,
+    "affine": RNN_ACTIVATION_AFFINE, "leaky_relu": RNN_ACTIVATION_LEAKY_RELU,
+    "thresholded_relu": RNN_ACTIVATION_THRESHOLDED_RELU,
+    "scaled_tanh": RNN_ACTIVATION_SCALED_TANH, "hard_sigmoid": RNN_ACTIVATION_HARD_SIGMOID,
+    "elu": RNN_ACTIVATION_ELU, "softsign": RNN_ACTIVATION_SOFTSIGN,
+    "softplus": RNN_ACTIVATION_SOFTPLUS,
+}
 
 
 cdef rnn_sequence sequence_of(array, bint batch_first) noexcept:
@@ -18,42 +29,93 @@ cdef rnn_sequence sequence_of(array, bint batch_first) noexcept:
     return sequence
 
 
-cdef list layer_weights(weights, str cell, int number, Py_ssize_t inputs, Py_ssize_t hidden,
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "peepholes")
+
+
+cdef tuple layer_sizes(direction, str cell):
+    """(hidden_size, elements of h) of a layer, by the shapes of one direction's weights."""
+    sizes = []
+    for array, name in ((direction[0], "weight_ih"), (direction[1], "weight_hh")):
+        real_type(array, name)
+        if array.ndim != 2:
+            raise ValueError(f"{name} has shape {array.shape}, expected two axes, "
+                             f"gates * hidden_size the first")
+    hidden, rest = divmod(direction[1].shape[0], GATES[cell])
+    if rest or hidden == 0:
+        raise ValueError(f"weight_hh has shape {direction[1].shape}, expected "
+                         f"({GATES[cell]} * hidden_size, hidden_size) for the cell {cell}")
+    return hidden, direction[1].shape[1] if weight_of(direction, 4) is not None else hidden
+
+
+cdef object weight_of(direction, int index):
+    """Weight number `index` of a direction's tuple, which may end before it."""
+    return direction[index] if index < len(direction) else None
+
+
+cdef list layer_weights(weights, str cell, int number, Py_ssize_t inputs, tuple sizes,
                         rnn_weights *out):
     """Check each direction's weights and point `out` at them; returns what keeps them alive."""
+    hidden, outputs = sizes
     rows = GATES[cell] * hidden
+    shapes = ((rows, inputs), (rows, outputs), (rows,), (rows,), (outputs, hidden),
+              (PEEPHOLES.get(cell, 0) * hidden,))
+    formulas = ("(gates * hidden_size, input_size)", "(gates * hidden_size, hidden_size)",
+                "(gates * hidden_size,)", "(gates * hidden_size,)", "(proj_size, hidden_size)",
+                "(peepholes * hidden_size,)")
     kept = []
     for k, direction in enumerate(weights):
-        w_ih, w_hh, b_ih, b_hh = direction
-        w_ih = readable(w_ih, number, "weight_ih")
-        w_hh = readable(w_hh, number, "weight_hh")
-        expect_shape(w_ih, (rows, inputs), "weight_ih", "(gates * hidden_size, input_size)")
-        expect_shape(w_hh, (rows, hidden), "weight_hh", "(gates * hidden_size, hidden_size)")
-        if b_ih is not None:
-            b_ih = readable(b_ih, number, "bias_ih")
-            expect_shape(b_ih, (rows,), "bias_ih", "(gates * hidden_size,)")
-        if b_hh is not None:
-            b_hh = readable(b_hh, number, "bias_hh")
-            expect_shape(b_hh, (rows,), "bias_hh", "(gates * hidden_size,)")
-        out[k].w_ih = data(w_ih)
-        out[k].w_hh = data(w_hh)
-        out[k].b_ih = data(b_ih)
-        out[k].b_hh = data(b_hh)
-        kept.append((w_ih, w_hh, b_ih, b_hh))
+        arrays = []
+        for index in range(len(WEIGHTS)):
+            array = weight_of(direction, index)
+            if array is not None:
+                array = readable(array, number, WEIGHTS[index])
+                expect_shape(array, shapes[index], WEIGHTS[index], formulas[index])
+            arrays.append(array)
+        for index in range(2):
+            if arrays[index] is None:
+                raise ValueError(f"{WEIGHTS[index]} is None, expected an array")
+        out[k].w_ih = data(arrays[0])
+        out[k].w_hh = data(arrays[1])
+        out[k].b_ih = data(arrays[2])
+        out[k].b_hh = data(arrays[3])
+        out[k].w_hr = data(arrays[4])
+        out[k].peepholes = data(arrays[5])
+        kept.append(tuple(arrays))
     return kept
 
 
-cdef tuple initial_states(cell, h0, c0, int number, tuple shape):
+cdef int fill_variant(rnn_variant *out, variant, direction, tuple sizes) except -1:
+    """What `layer_forward` says of `variant`, and the projection, as the engine takes them."""
+    memset(out, 0, sizeof(rnn_variant))
+    out.size = sizeof(rnn_variant)
+    if weight_of(direction, 4) is not None:
+        out.projection = sizes[1]
+    if variant is None:
+        return 0
+    out.clip = variant["clip"] or 0
+    out.cell_clip = variant["cell_clip"] or 0
+    for k, activation in enumerate(variant["activations"] or ()):
+        name, alpha, beta = activation
+        if name not in ACTIVATIONS or k >= 3:
+            raise ValueError(f"activation {k} is {name!r}, expected one of "
+                             f"{', '.join(ACTIVATIONS)}, at most three")
+        out.activation[k].kind = ACTIVATIONS[name]
+        out.activation[k].alpha = alpha
+        out.activation[k].beta = beta
+    return 0
+
+
+cdef tuple initial_states(cell, h0, c0, int number, tuple h_shape, tuple c_shape):
     """The checked initial states, (h0 | None, c0 | None)."""
     formula = "(num_directions, batch, hidden_size)"
     if h0 is not None:
         h0 = readable(h0, number, "h_0")
-        expect_shape(h0, shape, "h_0", formula)
+        expect_shape(h0, h_shape, "h_0", formula)
     if c0 is not None:
-        if cell != "lstm":
+        if cell not in PEEPHOLES:
             raise ValueError(f"c_0 is given, but a {cell} cell has no cell state")
         c0 = readable(c0, number, "c_0")
-        expect_shape(c0, shape, "c_0", formula)
+        expect_shape(c0, c_shape, "c_0", formula)
     return h0, c0
 
 
@@ -65,7 +127,7 @@ cdef class Tape:
     cdef Engine engine
     cdef int number
     cdef bint batch_first, has_c
-    cdef tuple x_shape, y_shape, state_shape
+    cdef tuple x_shape, y_shape, h_shape, c_shape
     cdef list weight_shapes
 
     def __dealloc__(self):
@@ -75,11 +137,12 @@ cdef class Tape:
         if len(gradients) != len(self.weight_shapes):
             raise ValueError(f"gradients has {len(gradients)} entries, expected one a direction = "
                              f"{len(self.weight_shapes)}")
-        names = ("dw_ih", "dw_hh", "db_ih", "db_hh")
+        names = ("dw_ih", "dw_hh", "db_ih", "db_hh", "dw_hr", "dpeepholes")
         kept = []
         for k, (direction, shapes) in enumerate(zip(gradients, self.weight_shapes)):
             arrays = []
-            for array, shape, name in zip(direction, shapes, names):
+            for index, (shape, name) in enumerate(zip(shapes, names)):
+                array = weight_of(direction, index)
                 if array is not None:
                     array = writable(array, self.number, name)
                     expect_shape(array, shape, name, "its weight's shape")
@@ -88,6 +151,8 @@ cdef class Tape:
             out[k].w_hh = data(arrays[1])
             out[k].b_ih = data(arrays[2])
             out[k].b_hh = data(arrays[3])
+            out[k].w_hr = data(arrays[4])
+            out[k].peepholes = data(arrays[5])
             kept.append(arrays)
         return kept
 
@@ -102,8 +167,8 @@ cdef class Tape:
         need_dx : bool
             Whether the input's gradient is wanted.
         gradients : list of tuples, optional
-            For each direction (dw_ih, dw_hh, db_ih, db_hh), C-contiguous arrays that are added to;
-            each may be None.
+            For each direction (dw_ih, dw_hh, db_ih, db_hh, dw_hr, dpeepholes), C-contiguous arrays
+            that are added to; each may be None, and the last ones left out.
         threads : int
 
         Returns
@@ -124,20 +189,20 @@ cdef class Tape:
             expect_shape(dy, self.y_shape, "dy", "the shape of y")
         if dhn is not None:
             dhn = readable(dhn, self.number, "dhn")
-            expect_shape(dhn, self.state_shape, "dhn", states)
+            expect_shape(dhn, self.h_shape, "dhn", states)
         if dcn is not None:
             if not self.has_c:
                 raise ValueError("dcn is given, but this cell has no cell state")
             dcn = readable(dcn, self.number, "dcn")
-            expect_shape(dcn, self.state_shape, "dcn", states)
+            expect_shape(dcn, self.c_shape, "dcn", states)
         kept = None
         if gradients is not None:
             kept = self.gradient_arrays(gradients, out)
             grad.gradients = out
         dtype = dtype_name(self.number)
         dx = np.empty(self.x_shape, dtype) if need_dx else None
-        dh0 = np.empty(self.state_shape, dtype)
-        dc0 = np.empty(self.state_shape, dtype) if self.has_c else None
+        dh0 = np.empty(self.h_shape, dtype)
+        dc0 = np.empty(self.c_shape, dtype) if self.has_c else None
         grad.dy = sequence_of(dy, self.batch_first)
         grad.dhn = data(dhn)
         grad.dcn = data(dcn)
@@ -153,32 +218,39 @@ cdef class Tape:
 
 def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None, h0=None, c0=None,
                   bint batch_first=False, bint training=False, str products="float32",
-                  int threads=1):
+                  variant=None, int threads=1):
     """Run one recurrent layer over whole sequences.
 
     Parameters
     ----------
     engine : Engine
-    cell : {"rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before"}
-        "gru" resets after the recurrent product (PyTorch), "gru_before" before it.
+    cell : {"rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before", "lstm_coupled"}
+        "gru" resets after the recurrent product (PyTorch), "gru_before" before it; "lstm_coupled"
+        has the gates i g o and forgets 1 - i.
     x : array, shape (T, B, I), or (B, T, I) with `batch_first`
-    weights : sequence of D tuples (w_ih, w_hh, b_ih | None, b_hh | None)
-        One tuple a direction; PyTorch's shapes and gate order.
+    weights : sequence of D tuples (w_ih, w_hh, b_ih | None, b_hh | None, w_hr | None, peepholes)
+        One tuple a direction, the last two of which may be left out; PyTorch's shapes and gate
+        order, P elements of h where there is a w_hr (P, H), else P = H; peepholes of i, f, o (3 H,)
+        or, coupled, i, o (2 H,).
     lengths : integers of shape (B,), optional
         Valid steps of each row, 0 to T, in any order.
-    h0, c0 : arrays of shape (D, B, H), optional
+    h0, c0 : arrays of shapes (D, B, P) and (D, B, H), optional
     training : bool
         Keep what backward needs.
     products : {"float32", "bfloat16"}
         How operands of products are rounded, here and in the backward; "float32": not at all.
+    variant : dict, optional
+        ``{"activations": [(name, alpha, beta), ...] | None, "clip": float | None, "cell_clip":
+        float | None}``, see rnn_variant in rnncore.h.
 
     Returns
     -------
-    y : array, shape (T, B, D * H) or (B, T, D * H); zeros beyond a row's length
-    hn, cn : arrays of shape (D, B, H); cn None unless cell is "lstm"
+    y : array, shape (T, B, D * P) or (B, T, D * P); zeros beyond a row's length
+    hn, cn : arrays of shapes (D, B, P) and (D, B, H); cn None for cells without a cell state
     tape : Tape or None
     """
     cdef rnn_layer_options options
+    cdef rnn_variant form
     cdef rnn_weights pointers[2]
     cdef rnn_layer_io io
     cdef rnn_tape *handle = NULL
@@ -200,23 +272,20 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
         order = "batch, steps" if batch_first else "steps, batch"
         raise ValueError(f"x has shape {x.shape}, expected 3 axes: ({order}, input_size)")
     steps, rows, inputs = (x.shape[1], x.shape[0], x.shape[2]) if batch_first else x.shape
-    w_hh = weights[0][1]
-    real_type(w_hh, "weight_hh")
-    if w_hh.ndim != 2:
-        raise ValueError(f"weight_hh has shape {w_hh.shape}, "
-                         f"expected (gates * hidden_size, hidden_size)")
-    hidden = w_hh.shape[1]
-    kept = layer_weights(weights, cell, number, inputs, hidden, pointers)
-    state_shape = (directions, rows, hidden)
-    h0, c0 = initial_states(cell, h0, c0, number, state_shape)
+    sizes = layer_sizes(weights[0], cell)
+    hidden, outputs = sizes
+    kept = layer_weights(weights, cell, number, inputs, sizes, pointers)
+    fill_variant(&form, variant, weights[0], sizes)
+    h_shape, c_shape = (directions, rows, outputs), (directions, rows, hidden)
+    h0, c0 = initial_states(cell, h0, c0, number, h_shape, c_shape)
     if lengths is not None:
         lengths = lengths_array(lengths, rows)
         io.lengths = <const int64_t *>data(lengths)
     dtype = dtype_name(number)
-    y = np.empty((rows, steps, directions * hidden) if batch_first
-                 else (steps, rows, directions * hidden), dtype)
-    hn = np.empty(state_shape, dtype)
-    cn = np.empty(state_shape, dtype) if cell == "lstm" else None
+    y = np.empty((rows, steps, directions * outputs) if batch_first
+                 else (steps, rows, directions * outputs), dtype)
+    hn = np.empty(h_shape, dtype)
+    cn = np.empty(c_shape, dtype) if cell in PEEPHOLES else None
     options.size = sizeof(options)
     options.cell = CELLS[cell]
     options.dtype = engine_dtype(number)
@@ -224,6 +293,7 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
     options.hidden = hidden
     options.directions = directions
     options.threads = threads
+    options.variant = &form
     options.products = weight_format(products, "products")
     io.steps = steps
     io.rows = rows
@@ -242,9 +312,10 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
         tape.engine = engine
         tape.number = number
         tape.batch_first = batch_first
-        tape.has_c = cell == "lstm"
+        tape.has_c = cell in PEEPHOLES
         tape.x_shape = x.shape
         tape.y_shape = y.shape
-        tape.state_shape = state_shape
+        tape.h_shape = h_shape
+        tape.c_shape = c_shape
         tape.weight_shapes = [tuple(None if a is None else a.shape for a in w) for w in kept]
     return y, hn, cn, tape

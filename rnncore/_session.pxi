@@ -16,7 +16,9 @@ cdef class Session:
     dtype : {"float32", "float64"}
     layers : list of dict
         In order: ``{"kind": "recurrent", "cell", "weights"}`` (weights: for each layer, for each
-        direction (w_ih, w_hh, b_ih | None, b_hh | None)), ``{"kind": "linear", "weight", "bias"}``,
+        direction (w_ih, w_hh, b_ih | None, b_hh | None, w_hr | None, peepholes | None)) and, as
+        they are wanted, "variant" (see `layer_forward`) and "initial" (h (L * D, P), c (L * D, H) |
+        None), ``{"kind": "linear", "weight", "bias"}``,
         ``{"kind": "embedding", "weight"}``, ``{"kind": "layer_norm", "weight", "bias", "eps"}``,
         ``{"kind": "map", "name"}``.
     inputs : int
@@ -33,7 +35,7 @@ cdef class Session:
     cdef readonly bint tokens, batch_first
     cdef readonly Py_ssize_t inputs, outputs
     cdef readonly list states
-    """(num_layers, num_directions, hidden_size, has_c) of each recurrent module."""
+    """(num_layers, num_directions, elements of h, of c or 0) of each recurrent module."""
 
     def __cinit__(self, Engine engine not None, dtype, list layers not None, *,
                   Py_ssize_t inputs=0, bint batch_first=False, weights=None):
@@ -68,7 +70,8 @@ cdef class Session:
     cdef int add(self, dict layer) except -1:
         kind = layer["kind"]
         if kind == "recurrent":
-            return self.add_recurrent(layer["cell"], layer["weights"])
+            return self.add_recurrent(layer["cell"], layer["weights"], layer.get("variant"),
+                                      layer.get("initial"))
         if kind == "map":
             return check(rnn_session_add_map(self.handle, MAPS[layer["name"]]))
         weight, bias = layer.get("weight"), layer.get("bias")
@@ -97,18 +100,29 @@ cdef class Session:
         raise ValueError(f"layer kind is {kind!r}, expected recurrent, linear, embedding, "
                          f"layer_norm or map")
 
-    cdef int add_recurrent(self, str cell, weights) except -1:
+    cdef int add_recurrent(self, str cell, weights, variant, initial) except -1:
+        cdef rnn_variant form
         cdef rnn_weights pointers[2]
+        cdef size_t k
         if cell not in CELLS:
             raise ValueError(f"cell is {cell!r}, expected one of {', '.join(CELLS)}")
-        for directions in weights:
+        sizes = layer_sizes(weights[0][0], cell)
+        fill_variant(&form, variant, weights[0][0], sizes)
+        count, has_c = len(weights[0]), cell in PEEPHOLES
+        h, c = (None, None) if initial is None else initial
+        for layer, directions in enumerate(weights):
             memset(pointers, 0, sizeof(pointers))
-            hidden = directions[0][1].shape[1]
             kept = layer_weights(directions, cell, self.number,
-                                 rnn_session_outputs(self.handle), hidden, pointers)
-            check(rnn_session_add_recurrent(self.handle, CELLS[cell], hidden, len(directions),
-                                            pointers))
-        self.states.append((len(weights), len(weights[0]), hidden, cell == "lstm"))
+                                 rnn_session_outputs(self.handle), sizes, pointers)
+            check(rnn_session_add_recurrent(self.handle, CELLS[cell], sizes[0], len(directions),
+                                            &form, pointers))
+            if initial is not None:
+                part = slice(layer * count, (layer + 1) * count)
+                h_, c_ = initial_states(cell, h[part], None if c is None else c[part], self.number,
+                                        (count, sizes[1]), (count, sizes[0]))
+                k = rnn_session_recurrents(self.handle) - 1
+                check(rnn_session_set_initial(self.handle, k, data(h_), data(c_)))
+        self.states.append((len(weights), count, sizes[1], sizes[0] if has_c else 0))
         return 0
 
     cdef cnp.ndarray input_array(self, x):
@@ -146,8 +160,8 @@ cdef class Session:
             io.lengths = <const int64_t *>data(lengths)
         state = self.state_arrays(state, rows)
         final = [(np.empty((layers * directions, rows, hidden), dtype),
-                  np.empty((layers * directions, rows, hidden), dtype) if has_c else None)
-                 for layers, directions, hidden, has_c in self.states]
+                  np.empty((layers * directions, rows, cells), dtype) if cells else None)
+                 for layers, directions, hidden, cells in self.states]
         pointers.fill(self.states, state, final)
         io.steps = steps
         io.rows = rows
@@ -171,17 +185,16 @@ cdef class Session:
             raise ValueError(f"state has {len(state)} entries, expected one a recurrent module = "
                              f"{len(self.states)}")
         checked = []
-        for (h, c), (layers, directions, hidden, has_c) in zip(state, self.states):
-            shape = (layers * directions, rows, hidden)
+        for (h, c), (layers, directions, hidden, cells) in zip(state, self.states):
             formula = "(num_layers * num_directions, batch, hidden_size)"
             if h is not None:
                 h = readable(h, self.number, "h_0")
-                expect_shape(h, shape, "h_0", formula)
+                expect_shape(h, (layers * directions, rows, hidden), "h_0", formula)
             if c is not None:
-                if not has_c:
+                if not cells:
                     raise ValueError("c_0 is given, but this module has no cell state")
                 c = readable(c, self.number, "c_0")
-                expect_shape(c, shape, "c_0", formula)
+                expect_shape(c, (layers * directions, rows, cells), "c_0", formula)
             checked.append((h, c))
         return checked
 
@@ -323,7 +336,7 @@ cdef class Stream:
         """The states in the model's own form (copies); may be set.
 
         h (L, batch, H) of an RNN or GRU, (h, c) of an LSTM; of a Sequential a tuple with one entry
-        a recurrent module. None sets zeros.
+        a recurrent module. None sets what `reset` does.
         """
         pairs = self.get_state()
         return pairs if self.form is None else self.form._form(pairs)
@@ -333,7 +346,7 @@ cdef class Stream:
         self.set_state(state if self.form is None else self.form._pairs(state))
 
     def reset(self):
-        """Set all states to zeros."""
+        """Set all states to the initial ones: those the model has learned, or zeros."""
         rnn_stream_reset(self.handle)
 
     def get_state(self):
@@ -341,9 +354,9 @@ cdef class Stream:
         cdef size_t k = 0
         dtype = dtype_name(self.number)
         states = []
-        for layers, _, hidden, has_c in self.session.states:
+        for layers, _, hidden, cells in self.session.states:
             h = np.empty((layers, self.batch, hidden), dtype)
-            c = np.empty((layers, self.batch, hidden), dtype) if has_c else None
+            c = np.empty((layers, self.batch, cells), dtype) if cells else None
             for layer in range(layers):
                 check(rnn_stream_get_state(self.handle, k, data(h[layer]),
                                            NULL if c is None else data(c[layer])))
@@ -352,7 +365,7 @@ cdef class Stream:
         return states
 
     def set_state(self, state):
-        """Set the states from such a list; None stands for zeros."""
+        """Set the states from such a list; None stands for the initial ones."""
         cdef size_t k = 0
         checked = self.session.state_arrays(state, self.batch)
         self.reset()

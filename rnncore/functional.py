@@ -250,30 +250,35 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
     return record("layer_norm", y.reshape(x.shape), (x, weight, bias), backward)
 
 
-def recurrent_layer(cell, x, weights, h0=None, c0=None, *, lengths=None, batch_first=False):
+def recurrent_layer(
+    cell, x, weights, h0=None, c0=None, *, lengths=None, batch_first=False, variant=None
+):
     """One recurrent layer over whole sequences: one entry of the tape.
 
     Of float32 its products are in the precision that `autocast` says.
 
     Parameters
     ----------
-    cell : {"rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before"}
+    cell : {"rnn_tanh", "rnn_relu", "lstm", "lstm_coupled", "gru", "gru_before"}
     x : Tensor, shape (T, B, I), or (B, T, I) with `batch_first`
-    weights : sequence of D tuples (w_ih, w_hh, b_ih | None, b_hh | None) of Tensor
-        One tuple a direction, PyTorch's shapes and gate order.
-    h0, c0 : Tensor, shape (D, B, H), optional
-        Zeros by default; c0 for "lstm" only.
+    weights : sequence of D tuples of Tensor
+        One tuple a direction, (w_ih, w_hh, b_ih | None, b_hh | None, w_hr | None, peepholes |
+        None), the last two of which may be left out; PyTorch's shapes and gate order.
+    h0, c0 : Tensor, shapes (D, B, P) and (D, B, H), optional
+        Zeros by default; c0 for LSTMs only. P is H unless w_hr, (P, H), projects.
     lengths : integers, shape (B,), optional
     batch_first : bool
+    variant : dict, optional
+        As `nn.LSTM.variant` gives it.
 
     Returns
     -------
     y, hn, cn : Tensor
-        y (T, B, D * H) or (B, T, D * H), zero beyond a row's length; hn and cn (D, B, H); cn is
-        None unless the cell is "lstm".
+        y (T, B, D * P) or (B, T, D * P), zero beyond a row's length; hn (D, B, P) and cn (D, B, H);
+        cn is None but for LSTMs.
     """
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    weights = [_weights(direction, None, *names) for direction in weights]
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "peepholes")
+    weights = [_weights(d, None, *names[: len(d)]) for d in weights]
     x = as_tensor(x, weights[0][0].dtype if weights else None, "x")
     h0, c0 = _weights((h0, c0), x.dtype, "h_0", "c_0")
     parents = (x, h0, c0, *(w for direction in weights for w in direction))
@@ -290,6 +295,7 @@ def recurrent_layer(cell, x, weights, h0=None, c0=None, *, lengths=None, batch_f
         batch_first=batch_first,
         training=training,
         products=products_of(x.dtype),
+        variant=variant,
         threads=threads,
     )
 

@@ -103,7 +103,7 @@ class Session:
             Valid steps of each row, 0 to T, in any order.
         state : optional
             h, or (h, c) for an LSTM, each (L * D, B, H), as the module takes it; for a Sequential a
-            tuple of these, one a recurrent module. Zeros by default.
+            tuple of these, one a recurrent module. By default the learned ones, or zeros.
         return_state : bool, default False
 
         Returns
@@ -140,10 +140,10 @@ class Session:
         if not isinstance(entries, (tuple, list)) or len(entries) != len(states):
             raise ValueError(f"state is {type(state).__name__}, expected a tuple of {len(states)}")
         pairs = []
-        for entry, (_, _, _, has_c) in zip(entries, states, strict=True):
+        for entry, (_, _, _, cells) in zip(entries, states, strict=True):
             if entry is None:
                 pairs.append((None, None))
-            elif not has_c:
+            elif not cells:
                 pairs.append((_array(entry), None))
             elif isinstance(entry, (tuple, list)) and len(entry) == 2:
                 pairs.append((_array(entry[0]), _array(entry[1])))
@@ -205,7 +205,14 @@ def _layers(module):
             [tuple(None if w is None else w.data for w in direction) for direction in layer]
             for layer in map(module.layer_weights, range(module.num_layers))
         ]
-        yield {"kind": "recurrent", "cell": module.cell, "weights": weights}
+        initial = module.initial_state()
+        yield {
+            "kind": "recurrent",
+            "cell": module.cell,
+            "weights": weights,
+            "variant": module.variant,
+            "initial": None if initial is None else tuple(map(_optional, initial)),
+        }
     elif isinstance(module, Embedding):
         yield {"kind": "embedding", "weight": module.weight.data}
     elif isinstance(module, Linear):

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const size_t gates[RNN_CELL_COUNT] = {1, 1, 4, 3, 3};
+static const size_t gates[RNN_CELL_COUNT] = {1, 1, 4, 3, 3, 3};
 
 void need(rnn_status status) {
     if (status == RNN_OK) return;
@@ -80,7 +80,7 @@ rnn_session *model_session(const struct model *model, const rnn_engine *engine, 
         }
         need(set(session, weights));
     }
-    need(rnn_session_add_recurrent(session, model->cell, model->hidden, model->directions,
+    need(rnn_session_add_recurrent(session, model->cell, model->hidden, model->directions, NULL,
                                    model->weights));
     return session;
 }

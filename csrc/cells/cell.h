@@ -30,8 +30,9 @@ struct rnn_cell_info {
     const char *name;
     size_t gates;
     int has_c;
+    size_t peepholes; /* gates that may have one: all but g, in their order */
     size_t phases;
-    enum rnn_phase_id phase[RNN_PHASES_MAX];
+    enum rnn_phase_id phase[RNN_PHASES_MAX], variant[RNN_PHASES_MAX];
 };
 
 extern const struct rnn_phase_info rnn_phase_infos[RNN_PHASE_COUNT];

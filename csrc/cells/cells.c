@@ -13,8 +13,15 @@ const struct rnn_phase_info rnn_phase_infos[RNN_PHASE_COUNT] = {
 
 const struct rnn_cell_info rnn_cell_infos[RNN_CELL_COUNT] = {
 #define RNN_PHASE(...)
-#define RNN_CELL(identifier, name, gates, has_c, phases, first, second) \
-    [RNN_CELL_##identifier] = {name, gates, has_c, phases, {RNN_PHASE_##first, RNN_PHASE_##second}},
+#define RNN_CELL(identifier, name, gates, has_c, peepholes, phases, first, second, variant1, \
+                 variant2)                                                                   \
+    [RNN_CELL_##identifier] = {name,                                                         \
+                               gates,                                                        \
+                               has_c,                                                        \
+                               peepholes,                                                    \
+                               phases,                                                       \
+                               {RNN_PHASE_##first, RNN_PHASE_##second},                      \
+                               {RNN_PHASE_##variant1, RNN_PHASE_##variant2}},
 #include "cells/cells.inc"
 #undef RNN_PHASE
 #undef RNN_CELL

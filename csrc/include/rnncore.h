@@ -2,7 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * Letters:  T steps   B rows (the batch)   I inputs   H units   D directions (1 or 2)
- *           L layers  G gates (rnn 1, gru 3, lstm 4)  N rows of a matrix  O outputs  V classes
+ *           L layers  G gates (rnn 1, gru 3, lstm 4, coupled 3)  P outputs of a direction: H, or
+ *           what an LSTM projects to  N rows of a matrix  O outputs  V classes
  *
  * Laws, for every function here:
  *   - It returns an rnn_status. Results come back through out-pointers, which are NULL or untouched
@@ -46,13 +47,46 @@ typedef enum rnn_status {
 typedef enum rnn_dtype { RNN_FLOAT32 = 0, RNN_FLOAT64 = 1 } rnn_dtype;
 
 typedef enum rnn_cell {
-    RNN_CELL_TANH = 0,       /* Elman, tanh */
-    RNN_CELL_RELU = 1,       /* Elman, relu */
-    RNN_CELL_LSTM = 2,       /* gates i f g o */
-    RNN_CELL_GRU = 3,        /* gates r z n, reset after the recurrent product (PyTorch, cuDNN) */
-    RNN_CELL_GRU_BEFORE = 4, /* gates r z n, reset before it (the paper, the default of ONNX) */
-    RNN_CELL_COUNT = 5
+    RNN_CELL_TANH = 0,         /* Elman, tanh */
+    RNN_CELL_RELU = 1,         /* Elman, relu */
+    RNN_CELL_LSTM = 2,         /* gates i f g o */
+    RNN_CELL_GRU = 3,          /* gates r z n, reset after the recurrent product (PyTorch, cuDNN) */
+    RNN_CELL_GRU_BEFORE = 4,   /* gates r z n, reset before it (the paper, the default of ONNX) */
+    RNN_CELL_LSTM_COUPLED = 5, /* gates i g o: the forget gate is 1 - i */
+    RNN_CELL_COUNT = 6
 } rnn_cell;
+
+/* An activation of a cell and its parameters; names and formulas of ONNX. */
+typedef enum rnn_activation_kind {
+    RNN_ACTIVATION_DEFAULT = 0,          /* the cell's own */
+    RNN_ACTIVATION_SIGMOID = 1,          /* 1 / (1 + exp(-x)) */
+    RNN_ACTIVATION_TANH = 2,             /* tanh(x) */
+    RNN_ACTIVATION_RELU = 3,             /* max(0, x) */
+    RNN_ACTIVATION_AFFINE = 4,           /* alpha x + beta */
+    RNN_ACTIVATION_LEAKY_RELU = 5,       /* x < 0 ? alpha x : x */
+    RNN_ACTIVATION_THRESHOLDED_RELU = 6, /* x > alpha ? x : 0 */
+    RNN_ACTIVATION_SCALED_TANH = 7,      /* alpha tanh(beta x) */
+    RNN_ACTIVATION_HARD_SIGMOID = 8,     /* max(0, min(1, alpha x + beta)) */
+    RNN_ACTIVATION_ELU = 9,              /* x < 0 ? alpha (exp(x) - 1) : x */
+    RNN_ACTIVATION_SOFTSIGN = 10,        /* x / (1 + |x|) */
+    RNN_ACTIVATION_SOFTPLUS = 11,        /* log(1 + exp(x)) */
+    RNN_ACTIVATION_COUNT = 12
+} rnn_activation_kind;
+
+typedef struct rnn_activation {
+    rnn_activation_kind kind;
+    double alpha, beta;
+} rnn_activation;
+
+/* What a cell differs in from its plain form; zeros: in nothing. */
+typedef struct rnn_variant {
+    size_t size;
+    rnn_activation activation[3]; /* Elman: of the sum. GRU: of the gates r z, of n. LSTM: of the
+                                     gates i f o, of g, of the cell state on its way to h */
+    double clip;                  /* above 0: inputs of activations are clipped to [-clip, clip] */
+    double cell_clip;             /* above 0: so is the cell state of an LSTM */
+    size_t projection; /* LSTM, P: h = W_hr (o f(c)) has this many elements, at most H; 0: H */
+} rnn_variant;
 
 typedef enum rnn_map {
     RNN_MAP_EXP = 0,
@@ -146,19 +180,23 @@ typedef struct rnn_layer_options {
      * RNN_ERR_UNSUPPORTED. Sums, the cell's arithmetic, states and every array given or returned
      * are of the dtype. */
     rnn_weight_format products;
+    const rnn_variant *variant; /* NULL: the plain cell */
 } rnn_layer_options;
 
 /* Weights of one direction, PyTorch's layout and gate order. */
 typedef struct rnn_weights {
-    const void *w_ih; /* [G*H,I] */
-    const void *w_hh; /* [G*H,H] */
-    const void *b_ih; /* [G*H] or NULL for zeros */
-    const void *b_hh; /* [G*H] or NULL for zeros */
+    const void *w_ih;      /* [G*H,I] */
+    const void *w_hh;      /* [G*H,P] */
+    const void *b_ih;      /* [G*H] or NULL for zeros */
+    const void *b_hh;      /* [G*H] or NULL for zeros */
+    const void *w_hr;      /* [P,H] where the variant projects, else NULL */
+    const void *peepholes; /* LSTM: [3*H], what i, f and o see of the cell state; coupled [2*H], i
+                              and o; NULL: none */
 } rnn_weights;
 
 /* Gradients of one direction, same shapes; each may be NULL, else it is added to. */
 typedef struct rnn_gradients {
-    void *w_ih, *w_hh, *b_ih, *b_hh;
+    void *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *peepholes;
 } rnn_gradients;
 
 /* A sequence array whose last axis is contiguous; strides in elements. */
@@ -174,9 +212,9 @@ typedef struct rnn_layer_io {
     size_t rows;            /* B */
     const int64_t *lengths; /* [B], 0..T each, any order; NULL: all T */
     rnn_sequence x;         /* [T,B,I], read; steps beyond a row's length are never looked at */
-    rnn_sequence y;         /* [T,B,D*H], written; 0 beyond a row's length */
-    const void *h0, *c0;    /* [D,B,H], read; NULL: zeros (c0: LSTM only) */
-    void *hn, *cn;          /* [D,B,H], written, each row's own last state; NULL: not wanted */
+    rnn_sequence y;         /* [T,B,D*P], written; 0 beyond a row's length */
+    const void *h0, *c0;    /* [D,B,P], [D,B,H], read; NULL: zeros (c0: LSTM only) */
+    void *hn, *cn;          /* the same, written, each row's own last state; NULL: not wanted */
 } rnn_layer_io;
 
 /* What a training forward keeps for its backward. */
@@ -190,10 +228,10 @@ RNN_API rnn_status rnn_layer_forward(const rnn_engine *engine, const rnn_layer_o
 
 /* Gradients of a layer. */
 typedef struct rnn_layer_grad {
-    rnn_sequence dy;          /* [T,B,D*H], read; data NULL: zeros */
-    const void *dhn, *dcn;    /* [D,B,H], read; NULL: zeros */
+    rnn_sequence dy;          /* [T,B,D*P], read; data NULL: zeros */
+    const void *dhn, *dcn;    /* [D,B,P], [D,B,H], read; NULL: zeros */
     rnn_sequence dx;          /* [T,B,I], written, 0 beyond a length; data NULL: not wanted */
-    void *dh0, *dc0;          /* [D,B,H], written; NULL: not wanted */
+    void *dh0, *dc0;          /* as dhn, dcn, written; NULL: not wanted */
     rnn_gradients *gradients; /* [D], added to; NULL: not wanted */
     int threads;
 } rnn_layer_grad;
@@ -224,7 +262,14 @@ RNN_API size_t rnn_session_bytes(const rnn_session *session);
 
 /* Add a layer; its input is the output of the layer before. */
 RNN_API rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t hidden,
-                                             int directions, const rnn_weights *weights /* [D] */);
+                                             int directions,
+                                             const rnn_variant *variant /* or NULL */,
+                                             const rnn_weights *weights /* [D] */);
+
+/* The states from which recurrent layer k starts where none are given: h0 [D,P], c0 [D,H], each
+ * NULL for zeros. Before any stream is made. */
+RNN_API rnn_status rnn_session_set_initial(rnn_session *session, size_t k, const void *h0,
+                                           const void *c0);
 RNN_API rnn_status rnn_session_add_linear(rnn_session *session, size_t outputs,
                                           const void *weight /* [O,I] */,
                                           const void *bias /* [O] or NULL */);
@@ -239,9 +284,10 @@ RNN_API rnn_status rnn_session_add_map(rnn_session *session, rnn_map map);
 RNN_API size_t rnn_session_outputs(const rnn_session *session);
 RNN_API size_t rnn_session_recurrents(const rnn_session *session);
 
-/* Units, directions and whether there is a cell state, of recurrent layer k. */
+/* Units H, outputs P of a direction, directions and whether there is a cell state, of recurrent
+ * layer k. */
 RNN_API rnn_status rnn_session_recurrent_shape(const rnn_session *session, size_t k, size_t *hidden,
-                                               int *directions, int *has_c);
+                                               size_t *outputs, int *directions, int *has_c);
 
 typedef struct rnn_session_io {
     size_t steps;           /* T */
@@ -249,10 +295,10 @@ typedef struct rnn_session_io {
     const int64_t *lengths; /* [B], 0..T each, any order; NULL: all T */
     rnn_sequence x;         /* [T,B,I], or int64_t [T,B,1] for tokens; read */
     rnn_sequence y;         /* [T,B,O], written */
-    const void *const *h0;  /* one [D,B,H] a recurrent layer; NULL, or an entry NULL: zeros */
-    const void *const *c0;  /* the same */
-    void *const *hn;        /* the same, written; NULL, or an entry NULL: not wanted */
-    void *const *cn;        /* the same */
+    const void *const *h0;  /* one [D,B,P] a recurrent layer; NULL, or an entry NULL: its own */
+    const void *const *c0;  /* the same, [D,B,H] */
+    void *const *hn;        /* as h0, written; NULL, or an entry NULL: not wanted */
+    void *const *cn;        /* as c0, the same */
     int threads;
 } rnn_session_io;
 
@@ -265,7 +311,8 @@ RNN_API rnn_status rnn_session_run(const rnn_session *session, const rnn_session
  * outlive it; any number of streams may share one. */
 typedef struct rnn_stream rnn_stream;
 
-/* RNN_ERR_UNSUPPORTED for a session with a bidirectional layer. States start from zeros. */
+/* RNN_ERR_UNSUPPORTED for a session with a bidirectional layer. States start as those of
+ * rnn_stream_reset. */
 RNN_API rnn_status rnn_stream_create(const rnn_session *session, size_t rows, int threads,
                                      rnn_stream **stream);
 RNN_API void rnn_stream_free(rnn_stream *stream);
@@ -274,10 +321,11 @@ RNN_API void rnn_stream_free(rnn_stream *stream);
  * nothing. On an error (a token out of range) the states are as before. */
 RNN_API rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y);
 
-/* Zero the states. */
+/* Set the states to the session's initial ones: zeros unless rnn_session_set_initial says others.
+ */
 RNN_API void rnn_stream_reset(rnn_stream *stream);
 
-/* Copy the states of recurrent layer k out or in: h, c [B,H]; NULL: not this one. */
+/* Copy the states of recurrent layer k out or in: h [B,P], c [B,H]; NULL: not this one. */
 RNN_API rnn_status rnn_stream_get_state(const rnn_stream *stream, size_t k, void *h, void *c);
 RNN_API rnn_status rnn_stream_set_state(rnn_stream *stream, size_t k, const void *h, const void *c);
 

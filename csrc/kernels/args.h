@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rnncore.h"
+
 enum {
     RNN_LANES = 16, /* columns of a group */
     RNN_WIDE = 4,   /* groups of a single matrix's panel */
@@ -94,6 +96,29 @@ struct rnn_pairs {
     size_t next; /* words from a panel to the next */
 };
 
+/* How a variant of a cell differs from the plain one. */
+struct rnn_form {
+    rnn_activation activation[3]; /* none of them RNN_ACTIVATION_DEFAULT */
+    double clip, cell_clip;       /* infinity: not clipped */
+    const void *peepholes;        /* [gates with one][ld_peepholes], or NULL */
+    size_t ld_peepholes;
+};
+
+/* sums[k][u] += sum over the rows of dgates of gate group[k] and unit u times c[k][row][u], rows
+ * ascending, for the units [begin, end), whole groups of 16. */
+struct rnn_peephole_gradient {
+    size_t rows;
+    size_t begin, end;
+    size_t count;       /* of peepholes, 3 at most */
+    size_t gates;       /* groups of a panel of dgates */
+    size_t group[3];    /* which of them */
+    const void *dgates; /* [rows][ld_dgates] */
+    size_t ld_dgates;
+    const void *c[3]; /* [rows][ldc] */
+    size_t ldc;
+    void *sums[3];
+};
+
 /* One step of one phase of a cell, rows x unit panels [begin, end). */
 struct rnn_step {
     size_t rows, hidden;
@@ -121,7 +146,8 @@ struct rnn_step {
     size_t ld_h_out, ld_c_out;
     const void *first; /* GRU_BEFORE phase 2: activated gates of phase 1 [rows][ld_first] */
     size_t ld_first;
-    void *work; /* low precision: this thread's, of rnn_low_work() bytes */
+    const struct rnn_form *form; /* of a variant */
+    void *work;                  /* low precision: this thread's, of rnn_low_work() bytes */
 };
 
 /* One step back of one stage, rows x wide panels [begin, end) of 64 units. The gradient of the
@@ -152,6 +178,7 @@ struct rnn_back {
     size_t ld_dsecond;
     void *carry; /* [rows][ld_carry] LSTM: dc; GRUs: dh past the gates; may be dh */
     size_t ld_carry;
+    const struct rnn_form *form; /* of a variant; its gates are kept before their activation */
 };
 
 #endif

@@ -101,20 +101,30 @@ static rnn_status copy_vector(void **copy, const void *vector, size_t count, siz
 }
 
 rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t hidden,
-                                     int directions, const rnn_weights *weights) {
+                                     int directions, const rnn_variant *variant,
+                                     const rnn_weights *weights) {
     struct rnn_layer *layer = NULL;
     RNN_TRY(next_layer(session, RNN_LAYER_RECURRENT, &layer));
     RNN_TRY(rnn_check_cell(cell, session->dtype, hidden, directions));
+    RNN_TRY(rnn_check_variant(variant, cell, hidden));
     for (int k = 0; k < directions; k++) {
-        rnn_status status = rnn_check_weights(weights ? &weights[k] : NULL, layer->inputs);
+        rnn_status status =
+            rnn_check_weights(weights ? &weights[k] : NULL, layer->inputs, cell, variant);
         if (status == RNN_OK)
-            status =
-                rnn_direction_create(&layer->direction[k], session->engine, cell, session->dtype,
-                                     layer->inputs, hidden, &weights[k], session->format, 0, 1);
+            status = rnn_direction_create(&layer->direction[k],
+                                          &(struct rnn_direction_options){.engine = session->engine,
+                                                                          .cell = cell,
+                                                                          .variant = variant,
+                                                                          .dtype = session->dtype,
+                                                                          .input = layer->inputs,
+                                                                          .hidden = hidden,
+                                                                          .format = session->format,
+                                                                          .threads = 1},
+                                          &weights[k]);
         if (status != RNN_OK) return finish_layer(session, layer, status);
         layer->directions = k + 1;
     }
-    layer->outputs = hidden * (size_t)directions;
+    layer->outputs = layer->direction[0].output * (size_t)directions;
     return finish_layer(session, layer, RNN_OK);
 }
 
@@ -207,12 +217,40 @@ size_t rnn_session_recurrents(const rnn_session *session) {
     return k;
 }
 
+static rnn_status find_recurrent(const rnn_session *session, size_t k,
+                                 const struct rnn_layer **layer) {
+    *layer = rnn_session_recurrent(session, k);
+    if (*layer) return RNN_OK;
+    return rnn_fail(RNN_ERR_ARGUMENT, "k is %zu, expected less than %zu recurrent layers", k,
+                    rnn_session_recurrents(session));
+}
+
+rnn_status rnn_session_set_initial(rnn_session *session, size_t k, const void *h0, const void *c0) {
+    const struct rnn_layer *found = NULL;
+    RNN_TRY(find_recurrent(session, k, &found));
+    struct rnn_layer *layer = &session->layers[found - session->layers];
+    if (c0 && !layer->direction[0].cell->has_c)
+        return rnn_fail(RNN_ERR_ARGUMENT, "c0 is given, but recurrent layer %zu has no cell state",
+                        k);
+    for (size_t i = 0; i < (size_t)layer->directions; i++) {
+        struct rnn_direction *d = &layer->direction[i];
+        const size_t size = session->real_size;
+        rnn_release(d->h0);
+        rnn_release(d->c0);
+        d->h0 = d->c0 = NULL;
+        if (h0)
+            RNN_TRY(copy_vector(&d->h0, (const char *)h0 + i * d->output * size, d->output, size));
+        if (c0)
+            RNN_TRY(copy_vector(&d->c0, (const char *)c0 + i * d->hidden * size, d->hidden, size));
+    }
+    return RNN_OK;
+}
+
 rnn_status rnn_session_recurrent_shape(const rnn_session *session, size_t k, size_t *hidden,
-                                       int *directions, int *has_c) {
-    const struct rnn_layer *layer = rnn_session_recurrent(session, k);
-    if (!layer)
-        return rnn_fail(RNN_ERR_ARGUMENT, "k is %zu, expected less than %zu recurrent layers", k,
-                        rnn_session_recurrents(session));
+                                       size_t *outputs, int *directions, int *has_c) {
+    const struct rnn_layer *layer = NULL;
+    RNN_TRY(find_recurrent(session, k, &layer));
+    *outputs = layer->direction[0].output;
     *hidden = layer->direction[0].hidden;
     *directions = layer->directions;
     *has_c = layer->direction[0].cell->has_c;

@@ -75,8 +75,8 @@ static rnn_status run_recurrent(struct run *run) {
                                    .c0 = io->c0 ? io->c0[k] : NULL,
                                    .hn = io->hn ? io->hn[k] : NULL,
                                    .cn = io->cn && direction[0]->cell->has_c ? io->cn[k] : NULL};
-    return rnn_layer_directions(&layer_io, direction[0]->hidden, layer->directions, io->threads,
-                                &run->rows, direction, NULL);
+    return rnn_layer_directions(&layer_io, layer->directions, io->threads, &run->rows, direction,
+                                NULL);
 }
 
 static rnn_status run_layer(struct run *run) {

@@ -19,6 +19,7 @@ struct stage {
     char *c;                     /* [B][padded] */
     char *gates[RNN_PHASES_MAX]; /* [B][width]: cells of two phases and the BLAS route */
     char *reset_h;               /* [B][padded] */
+    char *cell_out;              /* [B][padded] what is projected */
     char *work;                  /* low precision: work_size bytes a thread */
     size_t work_size;
     int is_direct;        /* one thread, product and arithmetic in one kernel: no team, */
@@ -42,6 +43,9 @@ struct step_task {
 
 /* Cells of one phase on the packed route do product and arithmetic in one kernel. */
 static int is_fused(const struct rnn_direction *d) { return d->cell->phases == 1 && !d->blas; }
+
+/* The whole step is one kernel's. */
+static int is_one_kernel(const struct rnn_direction *d) { return is_fused(d) && !rnn_projects(d); }
 
 static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_size, int take,
                                rnn_arena *arena, size_t *bytes) {
@@ -67,6 +71,7 @@ static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_siz
         stage->work = rnn_arena_take(arena, (size_t)stage->threads, stage->work_size);
     else
         RNN_TRY(rnn_size_add(bytes, (size_t)stage->threads, stage->work_size));
+    if (rnn_projects(d)) PIECE(stage->cell_out, d->padded);
     if (is_fused(d)) return RNN_OK;
     for (size_t p = 0; p < d->cell->phases; p++) PIECE(stage->gates[p], d->phase[p].width);
     PIECE(stage->reset_h, d->padded);
@@ -78,6 +83,7 @@ static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_siz
 static struct rnn_step step_of(const struct stage *stage, size_t rows, size_t p) {
     const struct rnn_direction *d = &stage->layer->direction[0];
     const struct rnn_phase_weights *phase = &d->phase[p];
+    char *out = rnn_projects(d) ? stage->cell_out : stage->h[1];
     return (struct rnn_step){
         .rows = rows,
         .hidden = d->hidden,
@@ -94,12 +100,13 @@ static struct rnn_step step_of(const struct stage *stage, size_t rows, size_t p)
         .ld_h = d->padded,
         .c = stage->c,
         .ld_c = d->padded,
-        .h_out = p + 1 == d->cell->phases ? stage->h[1] : stage->reset_h,
+        .h_out = p + 1 == d->cell->phases ? out : stage->reset_h,
         .ld_h_out = d->padded,
         .c_out = stage->c,
         .ld_c_out = d->padded,
         .first = stage->gates[0],
         .ld_first = d->phase[0].width,
+        .form = &d->form,
     };
 }
 
@@ -121,7 +128,7 @@ static rnn_status fill_stream(rnn_stream *stream, int threads) {
         struct stage *stage = &stream->stages[i];
         RNN_TRY(stage_pieces(stage, stream->rows, session->real_size, 1, &stream->arena, NULL));
         if (stage->layer->kind != RNN_LAYER_RECURRENT) continue;
-        stage->is_direct = stage->threads == 1 && is_fused(&stage->layer->direction[0]);
+        stage->is_direct = stage->threads == 1 && is_one_kernel(&stage->layer->direction[0]);
         stage->step = step_of(stage, stream->rows, 0);
         stage->step.work = stage->work;
     }
@@ -148,10 +155,12 @@ rnn_status rnn_stream_create(const rnn_session *session, size_t rows, int thread
     made->rows = rows;
     made->count = session->count;
     const rnn_status status = fill_stream(made, threads);
-    if (status == RNN_OK)
+    if (status == RNN_OK) {
+        rnn_stream_reset(made);
         *stream = made;
-    else
+    } else {
         rnn_stream_free(made);
+    }
     return status;
 }
 
@@ -207,6 +216,16 @@ static void recurrent_task(rnn_team *team, int rank, void *context) {
         if (!is_fused(d)) rnn_team_wait(team);
         step_phase(task, p, team, rank);
     }
+    if (!rnn_projects(d)) return;
+    rnn_team_wait(team);
+    rnn_matrix_multiply(&d->w_hr,
+                        &(struct rnn_operands){.rows = task->stream->rows,
+                                               .x = task->stage->cell_out,
+                                               .ldx = d->padded,
+                                               .y = task->stage->h[1],
+                                               .ldy = d->padded,
+                                               .width = d->output},
+                        rank, team->size);
 }
 
 /* One thread needs no team: the kernel is called straight away. */
@@ -261,12 +280,20 @@ rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {
     return RNN_OK;
 }
 
+/* Set each row of states to `from`, or to zeros. */
+static void start_rows(char *rows, size_t count, size_t ld, const void *from, size_t width) {
+    memset(rows, 0, count * ld);
+    for (size_t b = 0; from && b < count; b++) memcpy(rows + b * ld, from, width);
+}
+
 void rnn_stream_reset(rnn_stream *stream) {
+    const size_t size = stream->session->real_size;
     for (size_t i = 0; i < stream->count; i++) {
         struct stage *stage = &stream->stages[i];
+        const struct rnn_direction *d = &stage->layer->direction[0];
         if (stage->layer->kind != RNN_LAYER_RECURRENT) continue;
-        memset(stage->h[0], 0, stream->rows * stage->ld * stream->session->real_size);
-        memset(stage->c, 0, stream->rows * stage->ld * stream->session->real_size);
+        start_rows(stage->h[0], stream->rows, stage->ld * size, d->h0, d->output * size);
+        start_rows(stage->c, stream->rows, stage->ld * size, d->c0, d->hidden * size);
     }
 }
 
@@ -289,17 +316,19 @@ static void copy_rows(void *to, size_t ld_to, const void *from, size_t ld_from, 
 rnn_status rnn_stream_get_state(const rnn_stream *stream, size_t k, void *h, void *c) {
     const struct stage *stage = NULL;
     RNN_TRY(find_stage(stream, k, &stage));
-    const size_t size = stream->session->real_size, width = stage->layer->outputs * size;
-    copy_rows(h, width, stage->h[0], stage->ld * size, stream->rows, width);
-    copy_rows(c, width, stage->c, stage->ld * size, stream->rows, width);
+    const struct rnn_direction *d = &stage->layer->direction[0];
+    const size_t size = stream->session->real_size, ld = stage->ld * size;
+    copy_rows(h, d->output * size, stage->h[0], ld, stream->rows, d->output * size);
+    copy_rows(c, d->hidden * size, stage->c, ld, stream->rows, d->hidden * size);
     return RNN_OK;
 }
 
 rnn_status rnn_stream_set_state(rnn_stream *stream, size_t k, const void *h, const void *c) {
     const struct stage *stage = NULL;
     RNN_TRY(find_stage(stream, k, &stage));
-    const size_t size = stream->session->real_size, width = stage->layer->outputs * size;
-    copy_rows(stage->h[0], stage->ld * size, h, width, stream->rows, width);
-    copy_rows(stage->c, stage->ld * size, c, width, stream->rows, width);
+    const struct rnn_direction *d = &stage->layer->direction[0];
+    const size_t size = stream->session->real_size, ld = stage->ld * size;
+    copy_rows(stage->h[0], ld, h, d->output * size, stream->rows, d->output * size);
+    copy_rows(stage->c, ld, c, d->hidden * size, stream->rows, d->hidden * size);
     return RNN_OK;
 }

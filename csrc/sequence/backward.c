@@ -26,8 +26,9 @@ struct run {
     char *product;                  /* [B] BLAS: a recurrent product on its way to the kernel */
     char *dx;                       /* [input]; NULL: written in place */
     size_t ld_dx;
-    char *h_before; /* hidden states before each step, if ragged or rounded */
-    char *reset_h;  /* rounded; NULL: as in the history */
+    char *h_before;   /* hidden states before each step, if ragged or rounded */
+    char *reset_h;    /* rounded; NULL: as in the history */
+    char *dprojected; /* [padded] gradients of projected hidden states, 0 from output on */
     struct rnn_parameter_gradients gradients;
     rnn_arena arena;
 };
@@ -84,6 +85,7 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     if (gathers_states(run)) PIECE(run->h_before, rows, run->padded * run->operand_size);
     if (gathers_states(run) && d->low && d->cell->phases > 1)
         PIECE(run->reset_h, rows, run->padded * run->operand_size);
+    if (rnn_projects(d)) PIECE(run->dprojected, rows, state);
 #undef PIECE
     if (!take) return rnn_parameter_gradients_size(&run->gradients, bytes);
     rnn_parameter_gradients_take(&run->gradients, &run->arena);
@@ -99,6 +101,8 @@ static size_t chunk_row(const struct run *run, size_t s, size_t i) {
  * recurrent product runs over them. */
 static void clear_padding(struct run *run) {
     const struct rnn_direction *d = run->direction;
+    if (rnn_projects(d))
+        memset(run->dprojected, 0, chunk_rows(run->rows) * run->padded * run->real_size);
     if (d->padded == d->hidden) return;
     for (size_t p = 0; p < d->cell->phases; p++) {
         const size_t rows = chunk_rows(run->rows) + run->rows->rows;
@@ -167,7 +171,8 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
     const struct rnn_phase_weights *multiplied = &d->phase[stage->multiplied];
     const size_t width = dgates_width(&d->phase[0], run->padded);
     const size_t ld_dnext = dgates_width(multiplied, run->padded);
-    const int first = stage->phase == 0, product = stage->same_step || !fresh;
+    const int projects = rnn_projects(d), first = stage->phase == 0 && !projects;
+    const int product = stage->same_step || !fresh;
     const int carries_h = !d->cell->has_c && d->cell->gates > 1; /* past the gates: the GRUs */
     const size_t row = chunk_row(run, s, begin), kept = run->rows->offset[s] + begin;
     const size_t next = chunk_row(run, stage->same_step ? s : s + 1, begin);
@@ -197,6 +202,7 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
         .dgates_h = run->dgates_h[0] + row * width * run->operand_size,
         .carry = (d->cell->has_c ? run->dc : run->dh) + begin * state,
         .ld_carry = run->padded,
+        .form = &d->form,
     };
     if (d->cell->phases > 1) {
         back.second = (char *)history->gates[1] + kept * d->phase[1].width * size;
@@ -204,7 +210,11 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
         back.ld_dsecond = dgates_width(&d->phase[1], run->padded);
         back.dsecond = run->dgates[1] + row * back.ld_dsecond * run->operand_size;
     }
-    if (product) {
+    if (projects) {
+        back.dnext = run->dprojected + row * state;
+        back.ld_dnext = run->padded;
+        back.w = d->w_hr_t.panels;
+    } else if (product) {
         back.dnext = run->dgates_h[stage->multiplied] + next * ld_dnext * run->operand_size;
         back.w = multiplied->w_hh_t.panels;
         if (d->blas)
@@ -214,6 +224,49 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
     d->phase[stage->phase].back(&back);
 }
 
+/* The gradients of step s's hidden states before what is projected to them: the output's, and of
+ * the positions up to `middle` the recurrent product's, of the others the one given for their last.
+ */
+static void project_back(struct run *run, size_t s, size_t begin, size_t middle, size_t end,
+                         rnn_team *team, int rank) {
+    const struct rnn_direction *d = run->direction;
+    const struct rnn_phase_weights *phase = &d->phase[0];
+    const size_t state = run->padded * run->real_size, width = d->output * run->real_size;
+    const int by_rows = run->plan.by_rows, size = by_rows ? 1 : team->size;
+    char *to = run->dprojected + chunk_row(run, s, 0) * state;
+    size_t ld_dy, from, until;
+    const char *dy = output_gradient(run, s, &ld_dy);
+    rnn_team_share(end > begin ? end - begin : 0, 1, by_rows ? 0 : rank, size, &from, &until);
+    for (size_t i = begin + from; i < begin + until; i++) {
+        if (dy)
+            memcpy(to + i * state, dy + i * ld_dy * run->real_size, width);
+        else
+            memset(to + i * state, 0, width);
+        if (i >= middle)
+            d->kernels->column_sum(&(struct rnn_column_sum){.rows = 1,
+                                                            .width = d->output,
+                                                            .x = run->dh + i * state,
+                                                            .ldx = run->padded,
+                                                            .y = to + i * state});
+    }
+    if (!by_rows) rnn_team_wait(team);
+    if (begin < middle)
+        rnn_matrix_multiply(
+            &phase->w_hh_t,
+            &(struct rnn_operands){.rows = middle - begin,
+                                   .x = run->dgates_h[0] + chunk_row(run, s + 1, begin) *
+                                                               dgates_width(phase, run->padded) *
+                                                               run->operand_size,
+                                   .ldx = dgates_width(phase, run->padded),
+                                   .start = to + begin * state,
+                                   .ld_start = run->padded,
+                                   .y = to + begin * state,
+                                   .ldy = run->padded,
+                                   .width = run->padded},
+            by_rows ? 0 : rank, size);
+    if (!by_rows) rnn_team_wait(team);
+}
+
 static void one_step(struct run *run, size_t s, size_t row, size_t row_end, rnn_team *team,
                      int rank) {
     const struct rnn_rows *rows = run->rows;
@@ -221,6 +274,7 @@ static void one_step(struct run *run, size_t s, size_t row, size_t row_end, rnn_
     const size_t end = row_end < active ? row_end : active;
     size_t middle = after < end ? after : end; /* from here on this is the row's last step */
     if (middle < row) middle = row;
+    if (rnn_projects(run->direction)) project_back(run, s, row, middle, end, team, rank);
     for (size_t i = 0; i < run->direction->cell->phases; i++) {
         run_stage(run, &stages[i], s, row, middle, 0, team, rank);
         run_stage(run, &stages[i], s, middle, end, 1, team, rank);
@@ -287,7 +341,7 @@ static void gather_states(const struct run *run, char *to, const char *states, s
     to += chunk_row(run, s, 0) * run->padded * run->operand_size;
     if (run->direction->low)
         run->direction->low->round(&(struct rnn_round){.rows = count,
-                                                       .width = run->direction->hidden,
+                                                       .width = run->direction->output,
                                                        .x = states + from * state,
                                                        .ldx = run->padded,
                                                        .y = (uint16_t *)(void *)to,
@@ -323,7 +377,17 @@ static void parameter_gradients(struct run *run, const rnn_team *team, int rank)
         chunk.dgates[p] = run->dgates[p];
         chunk.dgates_h[p] = run->dgates_h[p];
     }
+    if (run->dprojected) {
+        chunk.dprojected = run->dprojected;
+        chunk.cell_out = (const char *)history->cell_out + row * run->padded * size;
+    }
     rnn_parameter_gradients_add(&run->gradients, &chunk, team, rank);
+    for (size_t s = run->first; s < run->last && run->direction->peepholes; s++)
+        rnn_peephole_gradients_add(&run->gradients, run->rows->active[s],
+                                   run->dgates[0] + chunk_row(run, s, 0) *
+                                                        run->gradients.direction->cell->gates *
+                                                        run->padded * size,
+                                   before_step(run, s), after_step(run, s), team, rank);
 }
 
 /* The chunk before this one begins: its step after is this one's first. */
@@ -344,7 +408,7 @@ static void one_chunk(struct run *run, size_t row, size_t row_end, rnn_team *tea
     const struct rnn_backward *b = run->backward;
     if (run->dy)
         rnn_rows_gather(run->rows, &b->dy, b->reverse, run->first, run->last,
-                        run->direction->hidden, run->real_size, run->dy, run->padded, rank,
+                        run->direction->output, run->real_size, run->dy, run->padded, rank,
                         team->size);
     if (run->h_before) gather_states_before(run, rank, team->size);
     rnn_team_wait(team);
@@ -389,11 +453,11 @@ rnn_status rnn_backward_run(const struct rnn_backward *b) {
     RNN_TRY(rnn_arena_create(&run.arena, d->engine->pool, bytes));
     rnn_status status = pieces(&run, 1, NULL);
     clear_padding(&run);
-    rnn_rows_gather_state(b->rows, b->dhn, d->hidden, run.real_size, run.dh, run.padded);
+    rnn_rows_gather_state(b->rows, b->dhn, d->output, run.real_size, run.dh, run.padded);
     rnn_rows_gather_state(b->rows, b->dcn, d->hidden, run.real_size, run.dc, run.padded);
     if (b->rows->total > 0) rnn_team_run(run.plan.threads, task, &run);
     if (b->dh0)
-        rnn_rows_scatter_state(b->rows, run.dh, run.padded, d->hidden, run.real_size, b->dh0);
+        rnn_rows_scatter_state(b->rows, run.dh, run.padded, d->output, run.real_size, b->dh0);
     if (b->dc0)
         rnn_rows_scatter_state(b->rows, run.dc, run.padded, d->hidden, run.real_size, b->dc0);
     rnn_arena_free(&run.arena);

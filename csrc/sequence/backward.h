@@ -11,10 +11,10 @@ struct rnn_backward {
     int reverse;
     const struct rnn_history *history;
     rnn_sequence dy;                /* this direction's columns; data NULL: zeros */
-    const void *dhn, *dcn;          /* [B][hidden] or NULL */
+    const void *dhn, *dcn;          /* [B][output], [B][hidden], or NULL */
     rnn_sequence dx;                /* valid steps written; data NULL: not wanted */
     int add_dx;                     /* or added to */
-    void *dh0, *dc0;                /* [B][hidden] or NULL */
+    void *dh0, *dc0;                /* the same */
     const rnn_gradients *gradients; /* added to; NULL: not wanted */
     int threads;
 };

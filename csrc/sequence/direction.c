@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "sequence/direction.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "core/jobs.h"
@@ -89,7 +90,7 @@ static rnn_status pack_matrix(void *context, size_t index) {
             gates = part_gates(d->hidden, info->accumulators, info->recurrents, info->recurrent,
                                first, d->blas);
             return rnn_matrix_pack(&phase->w_hh, d->engine, d->dtype, d->format, &gates,
-                                   weights->w_hh, d->hidden, d->hidden, d->blas);
+                                   weights->w_hh, d->output, d->output, d->blas);
         case W_IH:
             gates =
                 part_gates(d->hidden, info->accumulators, info->inputs, info->input, 0, d->blas);
@@ -98,8 +99,8 @@ static rnn_status pack_matrix(void *context, size_t index) {
         case W_HH_T:
             if (!packing->backward) return RNN_OK;
             return rnn_matrix_pack_transposed(&phase->w_hh_t, d->engine, d->dtype, d->format,
-                                              &phase->recurrent, weights->w_hh, d->hidden,
-                                              d->hidden, d->blas);
+                                              &phase->recurrent, weights->w_hh, d->output,
+                                              d->output, d->blas);
         default:
             if (!packing->backward) return RNN_OK;
             return rnn_matrix_pack_transposed(&phase->w_ih_t, d->engine, d->dtype, d->format,
@@ -116,6 +117,58 @@ static rnn_status pack_matrices(struct rnn_direction *d, const rnn_weights *weig
     return rnn_jobs_run(shared ? threads : 1, d->cell->phases * MATRICES, pack_matrix, &packing);
 }
 
+/* The projection's matrices. */
+static rnn_status pack_projection(struct rnn_direction *d, const rnn_weights *weights,
+                                  int backward) {
+    d->projected = (struct rnn_gates){.units = d->output, .count = 1};
+    if (!weights->w_hr) return RNN_OK;
+    RNN_TRY(rnn_matrix_pack(&d->w_hr, d->engine, d->dtype, RNN_WEIGHTS_REAL, &d->projected,
+                            weights->w_hr, d->hidden, d->hidden, 0));
+    if (!backward) return RNN_OK;
+    return rnn_matrix_pack_transposed(&d->w_hr_t, d->engine, d->dtype, RNN_WEIGHTS_REAL,
+                                      &d->projected, weights->w_hr, d->hidden, d->hidden, 0);
+}
+
+static rnn_status copy_peepholes(struct rnn_direction *d, const rnn_weights *weights) {
+    const size_t row = d->padded * d->real_size, own = d->hidden * d->real_size;
+    if (!weights->peepholes) return RNN_OK;
+    RNN_TRY(rnn_alloc_zero(&d->peepholes, d->cell->peepholes, row));
+    for (size_t k = 0; k < d->cell->peepholes; k++)
+        memcpy((char *)d->peepholes + k * row, (const char *)weights->peepholes + k * own, own);
+    return RNN_OK;
+}
+
+static int is_default(rnn_activation activation, rnn_activation_kind usual) {
+    return activation.kind == RNN_ACTIVATION_DEFAULT || activation.kind == usual;
+}
+
+/* What the variant differs in; returns 0 where that is nothing but a projection. */
+static int describe_form(struct rnn_direction *d, rnn_cell cell, const rnn_variant *variant) {
+    static const rnn_activation_kind usual[RNN_CELL_COUNT][3] = {
+        [RNN_CELL_TANH] = {RNN_ACTIVATION_TANH},
+        [RNN_CELL_RELU] = {RNN_ACTIVATION_RELU},
+        [RNN_CELL_LSTM] = {RNN_ACTIVATION_SIGMOID, RNN_ACTIVATION_TANH, RNN_ACTIVATION_TANH},
+        [RNN_CELL_GRU] = {RNN_ACTIVATION_SIGMOID, RNN_ACTIVATION_TANH},
+        [RNN_CELL_GRU_BEFORE] = {RNN_ACTIVATION_SIGMOID, RNN_ACTIVATION_TANH},
+        [RNN_CELL_LSTM_COUPLED] = {RNN_ACTIVATION_SIGMOID, RNN_ACTIVATION_TANH,
+                                   RNN_ACTIVATION_TANH},
+    };
+    const rnn_variant none = {.size = sizeof none};
+    const rnn_variant *v = variant ? variant : &none;
+    int differs = d->peepholes != NULL || v->clip > 0 || v->cell_clip > 0;
+    d->form = (struct rnn_form){.clip = v->clip > 0 ? v->clip : INFINITY,
+                                .cell_clip = v->cell_clip > 0 ? v->cell_clip : INFINITY,
+                                .peepholes = d->peepholes,
+                                .ld_peepholes = d->padded};
+    for (int k = 0; k < 3; k++) {
+        d->form.activation[k] = v->activation[k];
+        if (!is_default(v->activation[k], usual[cell][k])) differs = 1;
+        if (v->activation[k].kind == RNN_ACTIVATION_DEFAULT)
+            d->form.activation[k].kind = usual[cell][k];
+    }
+    return differs;
+}
+
 /* Every size below is a small multiple of this one. */
 static rnn_status check_size(size_t input, size_t hidden) {
     size_t columns, reals;
@@ -127,26 +180,27 @@ static rnn_status check_size(size_t input, size_t hidden) {
     return RNN_OK;
 }
 
-rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engine *engine,
-                                rnn_cell cell, rnn_dtype dtype, size_t input, size_t hidden,
-                                const rnn_weights *weights, rnn_weight_format format, int backward,
-                                int threads) {
-    rnn_status status = RNN_OK;
+rnn_status rnn_direction_create(struct rnn_direction *direction,
+                                const struct rnn_direction_options *o, const rnn_weights *weights) {
     memset(direction, 0, sizeof *direction);
-    RNN_TRY(check_size(input, hidden));
-    direction->engine = engine;
-    direction->kernels = rnn_kernels_of(engine, dtype);
-    direction->cell = &rnn_cell_infos[cell];
-    direction->dtype = dtype;
+    RNN_TRY(check_size(o->input, o->hidden));
+    direction->engine = o->engine;
+    direction->kernels = rnn_kernels_of(o->engine, o->dtype);
+    direction->cell = &rnn_cell_infos[o->cell];
+    direction->dtype = o->dtype;
     direction->real_size = direction->kernels->real_size;
-    direction->input = input;
-    direction->hidden = hidden;
-    direction->padded = rnn_round_up(hidden, RNN_LANES);
-    direction->blas = format == RNN_WEIGHTS_REAL && rnn_use_blas(engine, dtype);
-    direction->format = format;
-    direction->low = engine->low[format];
+    direction->input = o->input;
+    direction->hidden = o->hidden;
+    direction->output = o->variant && o->variant->projection ? o->variant->projection : o->hidden;
+    direction->padded = rnn_round_up(o->hidden, RNN_LANES);
+    direction->blas = o->format == RNN_WEIGHTS_REAL && rnn_use_blas(o->engine, o->dtype);
+    direction->format = o->format;
+    direction->low = o->engine->low[o->format];
+    rnn_status status = copy_peepholes(direction, weights);
+    const int differs = describe_form(direction, o->cell, o->variant);
     for (size_t p = 0; p < direction->cell->phases; p++) {
-        const enum rnn_phase_id id = direction->cell->phase[p];
+        const enum rnn_phase_id id =
+            differs ? direction->cell->variant[p] : direction->cell->phase[p];
         direction->phase[p].info = &rnn_phase_infos[id];
         direction->phase[p].step =
             direction->low ? direction->low->step[id] : direction->kernels->step[id];
@@ -155,7 +209,8 @@ rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engin
         describe_phase(&direction->phase[p], direction);
         if (status == RNN_OK) status = pack_bias(&direction->phase[p], direction, weights);
     }
-    if (status == RNN_OK) status = pack_matrices(direction, weights, backward, threads);
+    if (status == RNN_OK) status = pack_projection(direction, weights, o->backward);
+    if (status == RNN_OK) status = pack_matrices(direction, weights, o->backward, o->threads);
     if (status != RNN_OK) rnn_direction_free(direction);
     return status;
 }
@@ -170,6 +225,12 @@ void rnn_direction_free(struct rnn_direction *direction) {
         rnn_matrix_free(&phase->w_ih_t);
         rnn_matrix_free(&phase->w_hh_t);
     }
+    rnn_release(direction->peepholes);
+    rnn_release(direction->h0);
+    rnn_release(direction->c0);
+    direction->peepholes = direction->h0 = direction->c0 = NULL;
+    rnn_matrix_free(&direction->w_hr);
+    rnn_matrix_free(&direction->w_hr_t);
 }
 
 size_t rnn_operand_size(const struct rnn_direction *direction) {
@@ -185,7 +246,9 @@ size_t rnn_direction_work(const struct rnn_direction *direction, size_t rows) {
 }
 
 size_t rnn_direction_bytes(const struct rnn_direction *direction) {
-    size_t bytes = 0;
+    size_t bytes = rnn_projects(direction) ? rnn_matrix_bytes(&direction->w_hr) : 0;
+    if (direction->peepholes)
+        bytes += direction->cell->peepholes * direction->padded * direction->real_size;
     for (size_t p = 0; p < direction->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &direction->phase[p];
         bytes += phase->width * direction->real_size + rnn_matrix_bytes(&phase->w_ih) +

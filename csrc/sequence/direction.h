@@ -33,19 +33,39 @@ struct rnn_direction {
     rnn_dtype dtype;
     size_t real_size;
     size_t input, hidden;
+    size_t output; /* elements of h: hidden, or what an LSTM projects to, at most as many */
     size_t padded; /* hidden rounded up to whole groups: a row of states */
     int blas;
     rnn_weight_format format;
     const struct rnn_low_kernels *low; /* of the format; NULL for RNN_WEIGHTS_REAL */
+    struct rnn_form form;              /* of a variant */
+    void *peepholes;                   /* [gates with one][padded], or NULL */
+    struct rnn_gates projected;
+    void *h0, *c0; /* [output], [hidden]: states where none are given; NULL: zeros */
+    struct rnn_matrix w_hr, w_hr_t; /* of a projection, in the dtype, never for BLAS; else empty */
     struct rnn_phase_weights phase[RNN_PHASES_MAX];
 };
 
-/* Pack the weights in `format`; `backward` says whether the way back is wanted as well, which int8
- * does not have. On failure everything is freed again. */
-rnn_status rnn_direction_create(struct rnn_direction *direction, const rnn_engine *engine,
-                                rnn_cell cell, rnn_dtype dtype, size_t input, size_t hidden,
-                                const rnn_weights *weights, rnn_weight_format format, int backward,
-                                int threads);
+static inline int rnn_projects(const struct rnn_direction *direction) {
+    return direction->w_hr.panels.data != NULL;
+}
+
+/* What a direction is made of. */
+struct rnn_direction_options {
+    const rnn_engine *engine;
+    rnn_cell cell;
+    const rnn_variant *variant; /* NULL: the plain cell */
+    rnn_dtype dtype;
+    size_t input, hidden;
+    rnn_weight_format format;
+    int backward; /* the way back is wanted as well, which int8 does not have */
+    int threads;
+};
+
+/* Pack the weights. On failure everything is freed again. */
+rnn_status rnn_direction_create(struct rnn_direction *direction,
+                                const struct rnn_direction_options *options,
+                                const rnn_weights *weights);
 void rnn_direction_free(struct rnn_direction *direction);
 
 /* Bytes that gradients of gates take each, and x and h as operands of the weights' gradients: a row

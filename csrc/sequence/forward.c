@@ -21,6 +21,7 @@ struct run {
     char *h;                 /* hidden states of the packed rows; NULL: they are written to y */
     char *h_start, *c_start; /* [B] states before the chunk; c is updated in place */
     char *reset_h;           /* [B] */
+    char *cell_out;          /* [B] what is projected */
     char *work;              /* low precision: work_size bytes a thread */
     size_t work_size;
     rnn_arena arena;
@@ -37,6 +38,7 @@ rnn_status rnn_history_size(const struct rnn_direction *d, const struct rnn_rows
         RNN_TRY(rnn_size_add(bytes, rows->total, d->phase[p].width * size));
     RNN_TRY(rnn_size_add(bytes, rows->rows + rows->total, row));
     RNN_TRY(rnn_size_add(bytes, d->cell->has_c ? rows->rows + rows->total : 0, row));
+    RNN_TRY(rnn_size_add(bytes, rnn_projects(d) ? rows->total : 0, row));
     return rnn_size_add(bytes, d->cell->phases > 1 ? rows->total : 0, row);
 }
 
@@ -49,6 +51,7 @@ void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows
         history->gates[p] = rnn_arena_take(arena, total, d->phase[p].width * size);
     history->h = rnn_arena_take(arena, rows->rows + total, row);
     if (d->cell->has_c) history->c = rnn_arena_take(arena, rows->rows + total, row);
+    if (rnn_projects(d)) history->cell_out = rnn_arena_take(arena, total, row);
     if (d->cell->phases > 1) history->reset_h = rnn_arena_take(arena, total, row);
 }
 
@@ -73,6 +76,7 @@ static rnn_status use_history(struct run *run) {
     run->h = run->h_start + initial;
     run->c_start = history->c;
     run->reset_h = history->reset_h;
+    run->cell_out = history->cell_out;
     return RNN_OK;
 }
 
@@ -98,6 +102,7 @@ static rnn_status allocate_chunk(struct run *run) {
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
+    RNN_TRY(rnn_size_add(&bytes, rnn_projects(d) ? batch : 0, state));
     run->work_size = rnn_direction_work(d, batch);
     RNN_TRY(rnn_size_add(&bytes, (size_t)run->plan.threads, run->work_size));
     RNN_TRY(rnn_arena_create(&run->arena, d->engine->pool, bytes));
@@ -108,6 +113,7 @@ static rnn_status allocate_chunk(struct run *run) {
     run->h_start = rnn_arena_take(&run->arena, batch, state);
     run->c_start = rnn_arena_take(&run->arena, batch, state);
     run->reset_h = rnn_arena_take(&run->arena, batch, state);
+    if (rnn_projects(d)) run->cell_out = rnn_arena_take(&run->arena, batch, state);
     run->work = rnn_arena_take(&run->arena, (size_t)run->plan.threads, run->work_size);
     return RNN_OK;
 }
@@ -197,6 +203,21 @@ static struct states states_before(const struct run *run, size_t first, size_t s
     return states_after(run, first, s - 1);
 }
 
+/* The hidden states of rows [begin, end) of a step, from what the cell gave out. */
+static void project(const struct run *run, const char *cell_out, struct states after, size_t begin,
+                    size_t end, rnn_team *team, int rank) {
+    const int by_rows = run->plan.by_rows;
+    rnn_matrix_multiply(&run->direction->w_hr,
+                        &(struct rnn_operands){.rows = end - begin,
+                                               .x = cell_out + begin * run->padded * run->real_size,
+                                               .ldx = run->padded,
+                                               .y = after.data + begin * after.ld * run->real_size,
+                                               .ldy = after.ld,
+                                               .width = run->direction->output},
+                        by_rows ? 0 : rank, by_rows ? 1 : team->size);
+    if (!by_rows) rnn_team_wait(team);
+}
+
 /* Step s of the chunk that began at step `first`: rows [begin, end) of the active ones. */
 static void one_step(struct run *run, size_t first, size_t s, size_t begin, size_t end,
                      rnn_team *team, int rank) {
@@ -205,6 +226,7 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
     const size_t at = rows->offset[s] - buffer_origin(run, first), batch = rows->rows;
     const size_t size = run->real_size, state = run->padded * size;
     const struct states before = states_before(run, first, s), after = states_after(run, first, s);
+    char *cell_out = run->cell_out;
     const char *c = run->c_start;
     char *c_out = run->c_start, *reset_h = run->reset_h;
     if (run->history && d->cell->has_c) {
@@ -212,6 +234,8 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
         c_out += (batch + rows->offset[s]) * state;
     }
     if (run->history && reset_h) reset_h += rows->offset[s] * state;
+    if (run->history && cell_out) cell_out += rows->offset[s] * state;
+    const struct states out = cell_out ? (struct states){cell_out, run->padded} : after;
     for (size_t p = 0; p < d->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &d->phase[p];
         const int last = p + 1 == d->cell->phases;
@@ -234,12 +258,13 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
             .ld_h = before.ld,
             .c = c + begin * state,
             .ld_c = run->padded,
-            .h_out = last ? after.data + begin * after.ld * size : reset_h + begin * state,
-            .ld_h_out = last ? after.ld : run->padded,
+            .h_out = last ? out.data + begin * out.ld * size : reset_h + begin * state,
+            .ld_h_out = last ? out.ld : run->padded,
             .c_out = c_out + begin * state,
             .ld_c_out = run->padded,
             .first = run->gates[0] + (at + begin) * d->phase[0].width * size,
             .ld_first = d->phase[0].width,
+            .form = &d->form,
             .work = run->work + (size_t)rank * run->work_size,
         };
         if (begin < end) {
@@ -248,6 +273,7 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
         }
         if (!run->plan.by_rows) rnn_team_wait(team);
     }
+    if (cell_out && begin < end) project(run, cell_out, after, begin, end, team, rank);
 }
 
 /* Keep each row's last hidden state of the steps [first, last) where the next chunk finds it. */
@@ -266,7 +292,7 @@ static void give_chunk(struct run *run, size_t first, size_t last, rnn_team *tea
     const struct rnn_forward *f = run->forward;
     const size_t at = run->rows->offset[first] - buffer_origin(run, first);
     rnn_rows_scatter(run->rows, run->h + at * run->padded * run->real_size, run->padded, f->reverse,
-                     first, last, run->direction->hidden, run->real_size, 0, &f->y, rank,
+                     first, last, run->direction->output, run->real_size, 0, &f->y, rank,
                      team->size);
     if (run->history) return;
     if (rank == 0) keep_states(run, first, last);
@@ -280,7 +306,7 @@ static void task(rnn_team *team, int rank, void *context) {
     size_t row = 0, row_end = rows->rows;
     if (rank == 0) team->elastic = !run->plan.by_rows;
     if (run->plan.by_rows) rnn_team_share(rows->rows, 1, rank, team->size, &row, &row_end);
-    rnn_rows_clear_padding(rows, f->steps, run->direction->hidden, run->real_size, &f->y, rank,
+    rnn_rows_clear_padding(rows, f->steps, run->direction->output, run->real_size, &f->y, rank,
                            team->size);
     for (size_t first = 0, last; first < rows->steps; first = last) {
         last = rnn_rows_chunk_end(rows, first, run->plan.chunk_rows);
@@ -298,20 +324,34 @@ static void task(rnn_team *team, int rank, void *context) {
 static void final_states(struct run *run) {
     const struct rnn_forward *f = run->forward;
     const struct rnn_rows *rows = run->rows;
-    const size_t hidden = run->direction->hidden, size = run->real_size;
-    const size_t state = run->padded * size, batch = rows->rows;
+    const size_t hidden = run->direction->hidden, output = run->direction->output;
+    const size_t size = run->real_size, state = run->padded * size, batch = rows->rows;
     if (!run->history) {
         const struct states h = states_before(run, rows->steps, rows->steps);
-        if (f->hn) rnn_rows_scatter_state(rows, h.data, h.ld, hidden, size, f->hn);
+        if (f->hn) rnn_rows_scatter_state(rows, h.data, h.ld, output, size, f->hn);
         if (f->cn) rnn_rows_scatter_state(rows, run->c_start, run->padded, hidden, size, f->cn);
         return;
     }
     for (size_t i = 0; i < batch; i++) {
         const size_t length = rows->length[i];
         const size_t at = (length == 0 ? i : batch + rows->offset[length - 1] + i) * state;
-        const size_t to = rows->order[i] * hidden * size;
-        if (f->hn) memcpy((char *)f->hn + to, run->h_start + at, hidden * size);
-        if (f->cn) memcpy((char *)f->cn + to, run->c_start + at, hidden * size);
+        const size_t row = rows->order[i];
+        if (f->hn) memcpy((char *)f->hn + row * output * size, run->h_start + at, output * size);
+        if (f->cn) memcpy((char *)f->cn + row * hidden * size, run->c_start + at, hidden * size);
+    }
+}
+
+/* Where the rows start: from the states given, or each from the direction's own. */
+static void initial_states(const struct run *run, const void *given, const void *own, size_t width,
+                           char *to) {
+    const size_t state = run->padded * run->real_size;
+    if (given || !own) {
+        rnn_rows_gather_state(run->rows, given, width, run->real_size, to, run->padded);
+        return;
+    }
+    for (size_t i = 0; i < run->rows->rows; i++) {
+        memset(to + i * state, 0, state);
+        memcpy(to + i * state, own, width * run->real_size);
     }
 }
 
@@ -323,11 +363,10 @@ rnn_status rnn_forward_run(const struct rnn_forward *f) {
                       .history = f->history,
                       .real_size = f->direction->real_size,
                       .padded = f->direction->padded};
-    const size_t hidden = f->direction->hidden, size = run.real_size;
+    const struct rnn_direction *d = f->direction;
     RNN_TRY(f->history ? use_history(&run) : allocate_chunk(&run));
-    rnn_rows_gather_state(f->rows, f->h0, hidden, size, run.h_start, run.padded);
-    if (f->direction->cell->has_c)
-        rnn_rows_gather_state(f->rows, f->c0, hidden, size, run.c_start, run.padded);
+    initial_states(&run, f->h0, d->h0, d->output, run.h_start);
+    if (d->cell->has_c) initial_states(&run, f->c0, d->c0, d->hidden, run.c_start);
     rnn_team_run(run.plan.threads, task, &run);
     final_states(&run);
     rnn_arena_free(&run.arena);

@@ -14,6 +14,7 @@ struct rnn_history {
     void *h;                     /* [B + total]: the initial states, then every step's */
     void *c;                     /* the same for the cell state, LSTM only */
     void *reset_h;               /* [total] reset * h, GRU_BEFORE only */
+    void *cell_out;              /* [total] what is projected, with a projection only */
 };
 
 /* Bytes of a history, and its pieces taken from an arena. */
@@ -28,8 +29,8 @@ struct rnn_forward {
     int reverse;
     size_t steps;                /* T of x and y: beyond a row's length y is cleared */
     rnn_sequence x, y;           /* y: this direction's columns */
-    const void *h0, *c0;         /* [B][hidden] or NULL */
-    void *hn, *cn;               /* [B][hidden] or NULL */
+    const void *h0, *c0;         /* [B][output], [B][hidden], or NULL */
+    void *hn, *cn;               /* the same */
     struct rnn_history *history; /* NULL: inference */
     int threads;
 };

@@ -20,16 +20,28 @@ static void add_set(struct rnn_parameter_gradients *gradients, size_t phase, int
              .gates = recurrent ? &weights->recurrent : &weights->input,
              .lda = d->padded * weights->info->inputs,
              .part = {{.ldb = rnn_operand_width(d, d->input), .columns = d->input, .dw = dw_ih},
-                      {.ldb = d->padded, .columns = d->hidden, .dw = dw_hh}}},
+                      {.ldb = d->padded, .columns = d->output, .dw = dw_hh}}},
         .phase = phase,
         .recurrent = recurrent,
         .db = {db_ih, db_hh}};
 }
 
+static void add_projection(struct rnn_parameter_gradients *gradients, void *dw_hr) {
+    const struct rnn_direction *d = gradients->direction;
+    gradients->set[gradients->count++] = (struct rnn_gradient_set){
+        .weight = {.engine = d->engine,
+                   .dtype = d->dtype,
+                   .format = RNN_WEIGHTS_REAL,
+                   .gates = &d->projected,
+                   .lda = d->padded,
+                   .part = {{.dw = NULL}, {.ldb = d->padded, .columns = d->hidden, .dw = dw_hr}}},
+        .projects = 1};
+}
+
 void rnn_parameter_gradients_plan(struct rnn_parameter_gradients *gradients,
                                   const struct rnn_direction *direction,
                                   const rnn_gradients *wanted, int shares) {
-    const rnn_gradients none = {NULL, NULL, NULL, NULL};
+    const rnn_gradients none = {0};
     const rnn_gradients *g = wanted ? wanted : &none;
     memset(gradients, 0, sizeof *gradients);
     gradients->direction = direction;
@@ -41,6 +53,8 @@ void rnn_parameter_gradients_plan(struct rnn_parameter_gradients *gradients,
         } else {
             add_set(gradients, p, 0, g->w_ih, g->w_hh, g->b_ih, g->b_hh);
         }
+    if (g->w_hr) add_projection(gradients, g->w_hr);
+    if (direction->peepholes) gradients->peepholes = g->peepholes;
 }
 
 /* Add up the sizes (`arena` NULL), or take the pieces. One scratch serves all sets in turn. */
@@ -70,6 +84,9 @@ static rnn_status pieces(struct rnn_parameter_gradients *gradients, rnn_arena *a
         }
     }
     PIECE(area, shares, scratch);
+    if (gradients->peepholes)
+        PIECE(gradients->peephole_sums, gradients->direction->cell->peepholes,
+              gradients->direction->padded * size);
 #undef PIECE
     for (size_t s = 0; s < gradients->count; s++) {
         gradients->set[s].weight.scratch = area;
@@ -112,6 +129,9 @@ void rnn_parameter_gradients_clear(const struct rnn_parameter_gradients *gradien
             memset(set->sums + begin * size, 0, (end - begin) * size);
             rnn_weight_gradient_clear(&set->weight, share, gradients->shares);
         }
+    if (gradients->peepholes && rank == 0)
+        memset(gradients->peephole_sums, 0,
+               gradients->direction->cell->peepholes * gradients->direction->padded * size);
 }
 
 static void add_to_set(const struct rnn_parameter_gradients *gradients,
@@ -119,7 +139,9 @@ static void add_to_set(const struct rnn_parameter_gradients *gradients,
                        int share) {
     const struct rnn_direction *d = gradients->direction;
     const size_t p = set->phase;
-    const char *dgates = set->recurrent ? chunk->dgates_h[p] : chunk->dgates[p];
+    const char *dgates = set->projects    ? chunk->dprojected
+                         : set->recurrent ? chunk->dgates_h[p]
+                                          : chunk->dgates[p];
     struct rnn_weight_gradient weight = set->weight;
     size_t begin, end;
     columns_of(gradients, set, share, &begin, &end);
@@ -133,7 +155,7 @@ static void add_to_set(const struct rnn_parameter_gradients *gradients,
     weight.rows = chunk->rows;
     weight.a = dgates;
     weight.part[0].b = chunk->x;
-    weight.part[1].b = p == 0 ? chunk->h_before : chunk->reset_h;
+    weight.part[1].b = set->projects ? chunk->cell_out : p == 0 ? chunk->h_before : chunk->reset_h;
     rnn_weight_gradient_add(&weight, share, gradients->shares);
 }
 
@@ -144,6 +166,35 @@ void rnn_parameter_gradients_add(const struct rnn_parameter_gradients *gradients
          share += team->size)
         for (size_t s = 0; s < gradients->count; s++)
             add_to_set(gradients, &gradients->set[s], chunk, share);
+}
+
+/* The units [*begin, *end) whose peepholes are this rank's: a unit's sum is its own. */
+static void peepholes_of(const struct rnn_parameter_gradients *gradients, const rnn_team *team,
+                         int rank, size_t *begin, size_t *end) {
+    *begin = *end = 0;
+    if (rank < team->size)
+        rnn_team_share(gradients->direction->padded, RNN_LANES, rank, team->size, begin, end);
+}
+
+void rnn_peephole_gradients_add(const struct rnn_parameter_gradients *gradients, size_t rows,
+                                const void *dgates, const void *before, const void *after,
+                                const rnn_team *team, int rank) {
+    const struct rnn_direction *d = gradients->direction;
+    const size_t count = d->cell->peepholes, row = d->padded * d->real_size;
+    if (!gradients->peepholes) return;
+    struct rnn_peephole_gradient a = {.rows = rows,
+                                      .count = count,
+                                      .gates = d->cell->gates,
+                                      .dgates = dgates,
+                                      .ld_dgates = d->padded * d->cell->gates,
+                                      .ldc = d->padded};
+    for (size_t k = 0; k < count; k++) { /* the last is that of o, which sees the state after */
+        a.group[k] = k + 1 < count ? k : d->cell->gates - 1;
+        a.c[k] = k + 1 < count ? before : after;
+        a.sums[k] = gradients->peephole_sums + k * row;
+    }
+    peepholes_of(gradients, team, rank, &a.begin, &a.end);
+    d->kernels->peephole_gradient(&a);
 }
 
 static void add_bias(void *db, size_t index, const void *sums, size_t from, rnn_dtype dtype) {
@@ -170,6 +221,17 @@ static void finish_biases(const struct rnn_parameter_gradients *gradients,
     }
 }
 
+static void finish_peepholes(const struct rnn_parameter_gradients *gradients, const rnn_team *team,
+                             int rank) {
+    const struct rnn_direction *d = gradients->direction;
+    size_t begin, end;
+    peepholes_of(gradients, team, rank, &begin, &end);
+    for (size_t k = 0; gradients->peepholes && k < d->cell->peepholes; k++)
+        for (size_t unit = begin; unit < end && unit < d->hidden; unit++)
+            add_bias(gradients->peepholes, k * d->hidden + unit, gradients->peephole_sums,
+                     k * d->padded + unit, d->dtype);
+}
+
 void rnn_parameter_gradients_finish(const struct rnn_parameter_gradients *gradients,
                                     const rnn_team *team, int rank) {
     for (int share = first_share(gradients, team, rank); share < gradients->shares;
@@ -178,4 +240,5 @@ void rnn_parameter_gradients_finish(const struct rnn_parameter_gradients *gradie
             finish_biases(gradients, &gradients->set[s], share);
             rnn_weight_gradient_finish(&gradients->set[s].weight, share, gradients->shares);
         }
+    finish_peepholes(gradients, team, rank);
 }

@@ -14,6 +14,8 @@ struct rnn_gradient_chunk {
     const void *reset_h;                  /* [rows][padded] GRU_BEFORE only */
     const void *dgates[RNN_PHASES_MAX];   /* for the input part of each phase */
     const void *dgates_h[RNN_PHASES_MAX]; /* for the recurrent part; often the same */
+    const void *dprojected;               /* [rows][padded] of projected hidden states, */
+    const void *cell_out;                 /* and what was projected; NULL without a projection */
 };
 
 /* Gate gradients with the weights and biases that they are for: input part, recurrent part, or
@@ -22,6 +24,7 @@ struct rnn_gradient_set {
     struct rnn_weight_gradient weight;
     size_t phase;
     int recurrent; /* takes dgates_h */
+    int projects;  /* takes dprojected and cell_out */
     void *db[2];   /* NULL: not wanted */
     char *sums;    /* of the columns */
 };
@@ -31,7 +34,9 @@ struct rnn_parameter_gradients {
     const struct rnn_direction *direction;
     int shares;
     size_t count; /* 0: no gradient is wanted */
-    struct rnn_gradient_set set[2 * RNN_PHASES_MAX];
+    struct rnn_gradient_set set[2 * RNN_PHASES_MAX + 1];
+    void *peepholes;     /* [gates with one][hidden], NULL: not wanted */
+    char *peephole_sums; /* [gates with one][padded] */
 };
 
 /* Say what is wanted; `wanted` may be NULL. */
@@ -50,6 +55,11 @@ void rnn_parameter_gradients_clear(const struct rnn_parameter_gradients *gradien
 void rnn_parameter_gradients_add(const struct rnn_parameter_gradients *gradients,
                                  const struct rnn_gradient_chunk *chunk, const rnn_team *team,
                                  int rank);
+/* Those of the peepholes, a step at a time: `rows` of gate gradients and of the cell states before
+ * and after it, `padded` apart. */
+void rnn_peephole_gradients_add(const struct rnn_parameter_gradients *gradients, size_t rows,
+                                const void *dgates, const void *before, const void *after,
+                                const rnn_team *team, int rank);
 void rnn_parameter_gradients_finish(const struct rnn_parameter_gradients *gradients,
                                     const rnn_team *team, int rank);
 

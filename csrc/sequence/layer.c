@@ -34,11 +34,56 @@ rnn_status rnn_check_cell(rnn_cell cell, rnn_dtype dtype, size_t hidden, int dir
     return RNN_OK;
 }
 
-rnn_status rnn_check_weights(const rnn_weights *weights, size_t input) {
+rnn_status rnn_check_variant(const rnn_variant *variant, rnn_cell cell, size_t hidden) {
+    const struct rnn_cell_info *info = &rnn_cell_infos[cell];
+    const int activations = info->has_c ? 3 : info->gates > 1 ? 2 : 1;
+    if (!variant) return RNN_OK;
+    if (variant->size != sizeof *variant)
+        return rnn_fail(RNN_ERR_ARGUMENT, "variant->size is %zu, expected %zu", variant->size,
+                        sizeof *variant);
+    for (int k = 0; k < 3; k++) {
+        const int kind = (int)variant->activation[k].kind;
+        if (kind < 0 || kind >= RNN_ACTIVATION_COUNT)
+            return rnn_fail(RNN_ERR_ARGUMENT, "activation %d is %d, expected 0 to %d", k, kind,
+                            RNN_ACTIVATION_COUNT - 1);
+        if (kind != RNN_ACTIVATION_DEFAULT && k >= activations)
+            return rnn_fail(RNN_ERR_ARGUMENT, "activation %d is given, but a %s has %d", k,
+                            info->name, activations);
+    }
+    if (!(variant->clip >= 0) || !(variant->cell_clip >= 0))
+        return rnn_fail(RNN_ERR_ARGUMENT, "clip is %g, cell_clip %g, expected 0 or more",
+                        variant->clip, variant->cell_clip);
+    if (!info->has_c && (variant->cell_clip > 0 || variant->projection > 0))
+        return rnn_fail(RNN_ERR_ARGUMENT, "%s is given, but a %s has no cell state",
+                        variant->projection ? "projection" : "cell_clip", info->name);
+    if (variant->projection > hidden)
+        return rnn_fail(RNN_ERR_ARGUMENT, "projection is %zu, expected at most hidden = %zu",
+                        variant->projection, hidden);
+    return RNN_OK;
+}
+
+rnn_status rnn_check_weights(const rnn_weights *weights, size_t input, rnn_cell cell,
+                             const rnn_variant *variant) {
+    const int projects = variant && variant->projection;
     if (!weights) return rnn_fail(RNN_ERR_ARGUMENT, "weights is NULL");
     if (!weights->w_ih && input > 0) return rnn_fail(RNN_ERR_ARGUMENT, "weights->w_ih is NULL");
     if (!weights->w_hh) return rnn_fail(RNN_ERR_ARGUMENT, "weights->w_hh is NULL");
+    if (projects != (weights->w_hr != NULL))
+        return rnn_fail(RNN_ERR_ARGUMENT, "weights->w_hr is %s, but the variant %s a projection",
+                        projects ? "NULL" : "given", projects ? "has" : "has not");
+    if (weights->peepholes && !rnn_cell_infos[cell].has_c)
+        return rnn_fail(RNN_ERR_ARGUMENT, "weights->peepholes is given, but a %s has no cell state",
+                        rnn_cell_infos[cell].name);
     return RNN_OK;
+}
+
+/* What the way back in low precision lacks. */
+static rnn_status check_training(const rnn_layer_options *options, const rnn_weights *weights) {
+    if (options->products == RNN_WEIGHTS_REAL || (!weights->w_hr && !weights->peepholes))
+        return RNN_OK;
+    return rnn_fail(RNN_ERR_UNSUPPORTED,
+                    "training with products in bfloat16 does not know %s: use float32",
+                    weights->w_hr ? "projections" : "peepholes");
 }
 
 static rnn_status check_options(const rnn_engine *engine, const rnn_layer_options *options) {
@@ -49,6 +94,7 @@ static rnn_status check_options(const rnn_engine *engine, const rnn_layer_option
     if (options->threads < 1)
         return rnn_fail(RNN_ERR_ARGUMENT, "threads is %d, expected at least 1", options->threads);
     RNN_TRY(rnn_check_cell(options->cell, options->dtype, options->hidden, options->directions));
+    RNN_TRY(rnn_check_variant(options->variant, options->cell, options->hidden));
     return rnn_check_products(options->products, options->dtype);
 }
 
@@ -74,25 +120,27 @@ static rnn_status run_direction(void *context, size_t k) {
     return rnn_forward_run(&forward[k]);
 }
 
-rnn_status rnn_layer_directions(const rnn_layer_io *io, size_t hidden, int directions, int threads,
+rnn_status rnn_layer_directions(const rnn_layer_io *io, int directions, int threads,
                                 const struct rnn_rows *rows,
                                 const struct rnn_direction *const *direction,
                                 struct rnn_history *const *history) {
     struct rnn_forward forward[2];
     const int together = rnn_plan_side_by_side(direction[0], rows, directions, threads);
     for (int k = 0; k < directions; k++) {
-        const size_t size = direction[k]->real_size, state = (size_t)k * io->rows * hidden;
+        const size_t size = direction[k]->real_size, output = direction[k]->output;
+        const size_t h = (size_t)k * io->rows * output;
+        const size_t c = (size_t)k * io->rows * direction[k]->hidden;
         forward[k] = (struct rnn_forward){
             .direction = direction[k],
             .rows = rows,
             .reverse = k,
             .steps = io->steps,
             .x = io->x,
-            .y = rnn_sequence_columns(io->y, (size_t)k * hidden, size),
-            .h0 = offset(io->h0, state, size),
-            .c0 = offset(io->c0, state, size),
-            .hn = offset(io->hn, state, size),
-            .cn = offset(io->cn, state, size),
+            .y = rnn_sequence_columns(io->y, (size_t)k * output, size),
+            .h0 = offset(io->h0, h, size),
+            .c0 = offset(io->c0, c, size),
+            .hn = offset(io->hn, h, size),
+            .cn = offset(io->cn, c, size),
             .history = history ? history[k] : NULL,
             .threads = together ? 1 : threads,
         };
@@ -110,10 +158,19 @@ static rnn_status fill_tape(struct rnn_tape *tape, const rnn_engine *engine,
     tape->directions = options->directions;
     RNN_TRY(rnn_rows_create(&tape->rows, io->steps, io->rows, io->lengths));
     for (int k = 0; k < options->directions; k++) {
-        RNN_TRY(rnn_check_weights(&weights[k], options->input));
-        RNN_TRY(rnn_direction_create(&tape->each[k].direction, engine, options->cell,
-                                     options->dtype, options->input, options->hidden, &weights[k],
-                                     options->products, training, options->threads));
+        RNN_TRY(rnn_check_weights(&weights[k], options->input, options->cell, options->variant));
+        if (training) RNN_TRY(check_training(options, &weights[k]));
+        RNN_TRY(rnn_direction_create(&tape->each[k].direction,
+                                     &(struct rnn_direction_options){.engine = engine,
+                                                                     .cell = options->cell,
+                                                                     .variant = options->variant,
+                                                                     .dtype = options->dtype,
+                                                                     .input = options->input,
+                                                                     .hidden = options->hidden,
+                                                                     .format = options->products,
+                                                                     .backward = training,
+                                                                     .threads = options->threads},
+                                     &weights[k]));
         if (training) RNN_TRY(rnn_history_size(direction[k], &tape->rows, &bytes));
     }
     if (training) {
@@ -121,8 +178,8 @@ static rnn_status fill_tape(struct rnn_tape *tape, const rnn_engine *engine,
         for (int k = 0; k < options->directions; k++)
             rnn_history_take(direction[k], &tape->rows, &tape->arena, history[k]);
     }
-    return rnn_layer_directions(io, options->hidden, options->directions, options->threads,
-                                &tape->rows, direction, training ? history : NULL);
+    return rnn_layer_directions(io, options->directions, options->threads, &tape->rows, direction,
+                                training ? history : NULL);
 }
 
 rnn_status rnn_layer_forward(const rnn_engine *engine, const rnn_layer_options *options,
@@ -131,7 +188,7 @@ rnn_status rnn_layer_forward(const rnn_engine *engine, const rnn_layer_options *
     if (tape) *tape = NULL;
     RNN_TRY(check_options(engine, options));
     RNN_TRY(check_io(options, io));
-    RNN_TRY(rnn_check_weights(weights, options->input));
+    RNN_TRY(rnn_check_weights(weights, options->input, options->cell, options->variant));
     RNN_TRY(rnn_alloc_zero(&memory, 1, sizeof(rnn_tape)));
     const rnn_status status = fill_tape(memory, engine, options, weights, io, tape != NULL);
     if (status == RNN_OK && tape)
@@ -152,19 +209,21 @@ rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
     }
     for (int k = 0; k < tape->directions; k++) {
         const struct rnn_direction *d = &tape->each[k].direction;
-        const size_t size = d->real_size, state = (size_t)k * tape->rows.rows * d->hidden;
+        const size_t size = d->real_size;
+        const size_t h = (size_t)k * tape->rows.rows * d->output;
+        const size_t c = (size_t)k * tape->rows.rows * d->hidden;
         RNN_TRY(rnn_backward_run(&(struct rnn_backward){
             .direction = d,
             .rows = &tape->rows,
             .reverse = k,
             .history = &tape->each[k].history,
-            .dy = rnn_sequence_columns(grad->dy, (size_t)k * d->hidden, size),
-            .dhn = offset(grad->dhn, state, size),
-            .dcn = offset(grad->dcn, state, size),
+            .dy = rnn_sequence_columns(grad->dy, (size_t)k * d->output, size),
+            .dhn = offset(grad->dhn, h, size),
+            .dcn = offset(grad->dcn, c, size),
             .dx = grad->dx,
             .add_dx = k > 0,
-            .dh0 = offset(grad->dh0, state, size),
-            .dc0 = offset(grad->dc0, state, size),
+            .dh0 = offset(grad->dh0, h, size),
+            .dc0 = offset(grad->dc0, c, size),
             .gradients = grad->gradients ? &grad->gradients[k] : NULL,
             .threads = grad->threads,
         }));

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import operator
+from types import MappingProxyType
 
 import numpy as np
 
 from rnncore import functional, random
+from rnncore.nn import variants
 from rnncore.nn.module import Module, Parameter, options_repr
 from rnncore.tensor import Tensor, as_tensor
 
@@ -32,11 +34,28 @@ def real_dtype(dtype):
     return found
 
 
+SHARED = MappingProxyType(
+    {
+        "num_layers": 1,
+        "bias": True,
+        "batch_first": False,
+        "dropout": 0.0,
+        "bidirectional": False,
+    }
+)
+"""Options of every recurrent module, and their defaults."""
+
+ALWAYS = ("nonlinearity", "reset")
+"""Options of a cell that a description holds even where they are the default."""
+
+
 class Recurrent(Module):
     """What RNN, LSTM and GRU share: parameters, stacking, directions, states."""
 
     gates = 1
     has_c = False
+    usual = ()
+    """The plain cell's activations."""
 
     def __init__(
         self,
@@ -48,6 +67,12 @@ class Recurrent(Module):
         dropout=0.0,
         bidirectional=False,
         *,
+        proj_size=0,
+        peepholes=0,
+        activations=None,
+        clip=None,
+        cell_clip=None,
+        learned_initial_state=False,
         dtype="float32",
     ):
         super().__init__()
@@ -58,13 +83,26 @@ class Recurrent(Module):
         self.batch_first = bool(batch_first)
         self.dropout = float(dropout)
         self.bidirectional = bool(bidirectional)
+        self.proj_size = size(proj_size, "proj_size", 0)
+        self.activations = variants.activations(activations, len(self.usual), self.usual)
+        self.clip = variants.limit(clip, "clip")
+        self.cell_clip = variants.limit(cell_clip, "cell_clip")
+        self.learned_initial_state = bool(learned_initial_state)
         self.dtype = real_dtype(dtype)
+        self._peepholes = peepholes
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout is {dropout}, expected 0 to 1")
+        if self.proj_size > self.hidden_size:
+            raise ValueError(
+                f"proj_size is {self.proj_size}, expected at most hidden_size = {self.hidden_size}"
+            )
         for layer in range(self.num_layers):
             for direction in range(self.num_directions):
                 for name, shape in self._shapes(layer, direction):
                     setattr(self, name, Parameter(np.empty(shape, self.dtype)))
+        for name, width in self._initial_parameters():
+            shape = (self.num_layers * self.num_directions, width)
+            setattr(self, name, Parameter(np.empty(shape, self.dtype)))
         self.reset_parameters()
 
     @property
@@ -77,29 +115,71 @@ class Recurrent(Module):
         """The engine's name of the cell."""
         raise NotImplementedError
 
+    @property
+    def output_size(self):
+        """Elements of a direction's hidden state: proj_size where it is projected."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def variant(self):
+        """What the cell differs in from the plain one, for the engine; None: in nothing."""
+        found = {"activations": self.activations, "clip": self.clip, "cell_clip": self.cell_clip}
+        return None if all(value is None for value in found.values()) else found
+
     def _shapes(self, layer, direction):
         """Names and shapes of one layer's and direction's parameters."""
+        return [named for named in self._every_shape(layer, direction) if named is not None]
+
+    def _every_shape(self, layer, direction):
+        """The same in the engine's order, None where there is no such parameter."""
         suffix = f"_l{layer}{'_reverse' if direction else ''}"
-        rows, hidden = self.gates * self.hidden_size, self.hidden_size
-        inputs = self.input_size if layer == 0 else hidden * self.num_directions
-        shapes = [(f"weight_ih{suffix}", (rows, inputs)), (f"weight_hh{suffix}", (rows, hidden))]
-        if self.bias:
-            shapes += [(f"bias_ih{suffix}", (rows,)), (f"bias_hh{suffix}", (rows,))]
-        return shapes
+        rows, outputs = self.gates * self.hidden_size, self.output_size
+        inputs = self.input_size if layer == 0 else outputs * self.num_directions
+        shapes = (
+            (True, "weight_ih", (rows, inputs)),
+            (True, "weight_hh", (rows, outputs)),
+            (self.bias, "bias_ih", (rows,)),
+            (self.bias, "bias_hh", (rows,)),
+            (self.proj_size, "weight_hr", (outputs, self.hidden_size)),
+            (self._peepholes, "peephole", (self._peepholes * self.hidden_size,)),
+        )
+        return [(name + suffix, shape) if there else None for there, name, shape in shapes]
+
+    def _initial_parameters(self):
+        """Names and widths of the learned initial states."""
+        if not self.learned_initial_state:
+            return []
+        named = [("initial_h", self.output_size), ("initial_c", self.hidden_size)]
+        return named if self.has_c else named[:1]
 
     def reset_parameters(self):
-        """Draw all parameters from U(-1/sqrt(H), 1/sqrt(H)), as PyTorch does."""
+        """Draw parameters from U(-1/sqrt(H), 1/sqrt(H)), as PyTorch; initial states are zeros."""
         bound = 1 / np.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            parameter.data[...] = random.generator().uniform(-bound, bound, parameter.shape)
+        initial = [name for name, _ in self._initial_parameters()]
+        for name, parameter in self.named_parameters():
+            if name in initial:
+                parameter.data[...] = 0
+            else:
+                parameter.data[...] = random.generator().uniform(-bound, bound, parameter.shape)
 
     def layer_weights(self, layer):
-        """Return (w_ih, w_hh, b_ih | None, b_hh | None) of each direction of one layer."""
-        weights = []
-        for direction in range(self.num_directions):
-            found = [getattr(self, name) for name, _ in self._shapes(layer, direction)]
-            weights.append(tuple(found + [None] * (4 - len(found))))
-        return weights
+        """Return each direction's weights of one layer, in the engine's order.
+
+        (w_ih, w_hh, b_ih | None, b_hh | None, w_hr | None, peepholes | None)
+        """
+        return [
+            tuple(
+                None if named is None else getattr(self, named[0])
+                for named in self._every_shape(layer, direction)
+            )
+            for direction in range(self.num_directions)
+        ]
+
+    def initial_state(self):
+        """Learned initial states (h, c | None), each (L * D, width); None: they are zeros."""
+        if not self.learned_initial_state:
+            return None
+        return self.initial_h, self.initial_c if self.has_c else None
 
     def forward(self, x, hx=None, lengths=None):
         """Run whole sequences.
@@ -109,15 +189,16 @@ class Recurrent(Module):
         x : Tensor or array, shape (T, B, input_size), or (B, T, input_size) if batch_first
             Or (T, input_size), one sequence without a batch axis.
         hx : Tensor or array, or for LSTM a pair (h_0, c_0), optional
-            Initial states, shape (num_layers * num_directions, B, hidden_size), without B for
-            unbatched input; zeros by default.
+            Initial states, shape (num_layers * num_directions, B, hidden_size), h_0 of an LSTM with
+            a projection (..., proj_size), without B for unbatched input; by default the learned
+            ones, or zeros.
         lengths : integers, shape (B,), optional
             Valid steps of each sequence, 0 to T, in any order. Steps beyond are not looked at,
             their output is zero, and the reverse direction starts at the last valid step.
 
         Returns
         -------
-        y : Tensor, shape (T, B, num_directions * hidden_size), or batch first, or unbatched
+        y : Tensor, shape (T, B, num_directions * output_size), or batch first, or unbatched
         h_n : Tensor, of the states' shape; for LSTM (h_n, c_n)
         """
         x = as_tensor(x, self.dtype, "input")
@@ -143,7 +224,7 @@ class Recurrent(Module):
     def _initial(self, hx, rows, batched):
         """(h_0, c_0) as tensors of three axes, or None."""
         if hx is None:
-            return None, None
+            return self._learned(rows)
         if self.has_c:
             if not isinstance(hx, (tuple, list)) or len(hx) != 2:
                 raise TypeError(f"hx is {type(hx).__name__}, expected a pair (h_0, c_0)")
@@ -155,18 +236,32 @@ class Recurrent(Module):
         checked = [self._state(value, name, rows, batched) for value, name in pairs]
         return checked[0], checked[1] if self.has_c else None
 
+    def _learned(self, rows):
+        """The learned initial states, a copy a row; None: zeros."""
+        if not self.learned_initial_state:
+            return None, None
+        layers = self.num_layers * self.num_directions
+        ones = Tensor(np.ones((1, rows, 1), self.dtype))
+        copies = [
+            getattr(self, name).reshape(layers, 1, width) * ones
+            for name, width in self._initial_parameters()
+        ]
+        return copies[0], copies[1] if self.has_c else None
+
     def _state(self, value, name, rows, batched):
         state = as_tensor(value, self.dtype, name)
         layers = self.num_layers * self.num_directions
-        shape = (layers, rows, self.hidden_size) if batched else (layers, self.hidden_size)
+        projected = self.proj_size and name == "h_0"
+        width = self.proj_size if projected else self.hidden_size
+        shape = (layers, rows, width) if batched else (layers, width)
         if state.shape != shape:
-            formula = (
-                "(num_layers * num_directions, batch, hidden_size)"
-                if batched
-                else ("(num_layers * num_directions, hidden_size)")
+            axes = ", batch" if batched else ""
+            last = "proj_size" if projected else "hidden_size"
+            raise ValueError(
+                f"{name} has shape {state.shape}, "
+                f"expected (num_layers * num_directions{axes}, {last}) = {shape}"
             )
-            raise ValueError(f"{name} has shape {state.shape}, expected {formula} = {shape}")
-        return state if batched else state.reshape(layers, 1, self.hidden_size)
+        return state if batched else state.reshape(layers, 1, width)
 
     def _run(self, x, h, c, lengths):
         """Layer after layer, dropout between them; returns y and [h_n] or [h_n, c_n]."""
@@ -183,6 +278,7 @@ class Recurrent(Module):
                 self._part(c, part),
                 lengths=lengths,
                 batch_first=self.batch_first,
+                variant=self.variant,
             )
             finals[0].append(hn)
             finals[1].append(cn)
@@ -193,37 +289,31 @@ class Recurrent(Module):
         """The states of one layer."""
         return state if state is None or self.num_layers == 1 else state[part]
 
-    def options(self):
-        """Options beyond the base class's, for `spec`."""
-        return {}
+    own_options = MappingProxyType({})
+    """Options beyond those of every recurrent module, and their defaults."""
+
+    @property
+    def _options(self):
+        cells = {"activations": None, "clip": None, "learned_initial_state": False}
+        return {**SHARED, **self.own_options, **cells}
 
     def spec(self):
-        """Describe the module, see `Module.spec`."""
-        return {
+        """Describe the module, see `Module.spec`; of the options of its cell those that are set."""
+        described = {
             "kind": type(self).__name__,
             "input_size": self.input_size,
             "hidden_size": self.hidden_size,
-            "num_layers": self.num_layers,
-            "bias": self.bias,
-            "batch_first": self.batch_first,
-            "dropout": self.dropout,
-            "bidirectional": self.bidirectional,
-            **self.options(),
-            "dtype": self.dtype.name,
         }
+        for name, default in self._options.items():
+            value = getattr(self, name)
+            if name in SHARED or name in ALWAYS or value != default:
+                described[name] = [list(v) for v in value] if name == "activations" else value
+        return {**described, "dtype": self.dtype.name}
 
-    def extra_repr(self, **own):
-        """Options that differ from the defaults, `own` those of the kind's own options."""
+    def extra_repr(self):
+        """Options that differ from the defaults."""
         return options_repr(
-            self,
-            ("input_size", "hidden_size"),
-            num_layers=1,
-            bias=True,
-            batch_first=False,
-            dropout=0.0,
-            bidirectional=False,
-            dtype=np.dtype("float32"),
-            **own,
+            self, ("input_size", "hidden_size"), **self._options, dtype=np.dtype("float32")
         )
 
 
@@ -234,15 +324,20 @@ class RNN(Recurrent):
     ----------
     input_size, hidden_size : int
     num_layers : int, default 1
-    nonlinearity : {"tanh", "relu"}, default "tanh"
+    nonlinearity : str or tuple, default "tanh"
+        "tanh", "relu", or another activation, see `LSTM`.
     bias : bool, default True
     batch_first : bool, default False
         Input and output are (B, T, ...) instead of (T, B, ...); states stay (L * D, B, H).
     dropout : float, default 0.0
         Probability between layers, while training.
     bidirectional : bool, default False
+    clip, learned_initial_state
+        See `LSTM`.
     dtype : {"float32", "float64"}, default "float32"
     """
+
+    own_options = MappingProxyType({"nonlinearity": "tanh"})
 
     def __init__(
         self,
@@ -255,10 +350,13 @@ class RNN(Recurrent):
         dropout=0.0,
         bidirectional=False,
         *,
+        clip=None,
+        learned_initial_state=False,
         dtype="float32",
     ):
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f'nonlinearity is {nonlinearity!r}, expected "tanh" or "relu"')
+        found = variants.activation(nonlinearity, "nonlinearity")
+        plain = found[0] in ("tanh", "relu")
+        self_activations = None if plain else (found,)
         super().__init__(
             input_size,
             hidden_size,
@@ -267,19 +365,31 @@ class RNN(Recurrent):
             batch_first,
             dropout,
             bidirectional,
+            clip=clip,
+            learned_initial_state=learned_initial_state,
             dtype=dtype,
         )
-        self.nonlinearity = nonlinearity
+        self.nonlinearity = found[0] if plain else found
+        self._activations = self_activations
 
-    cell = property(lambda self: f"rnn_{self.nonlinearity}", doc="The engine's name of the cell.")
+    @property
+    def variant(self):
+        """What the cell differs in from the plain one, for the engine; None: in nothing."""
+        if self._activations is None and self.clip is None:
+            return None
+        return {"activations": self._activations, "clip": self.clip, "cell_clip": None}
 
-    def options(self):
-        """The nonlinearity."""
-        return {"nonlinearity": self.nonlinearity}
+    @property
+    def cell(self):
+        """The engine's name of the cell."""
+        return "rnn_relu" if self.nonlinearity == "relu" else "rnn_tanh"
 
-    def extra_repr(self):
-        """Options that differ from the defaults."""
-        return super().extra_repr(nonlinearity="tanh")
+    def spec(self):
+        """Describe the module, see `Module.spec`."""
+        described = super().spec()
+        if self._activations is not None:
+            described["nonlinearity"] = list(self.nonlinearity)
+        return described
 
 
 class LSTM(Recurrent):
@@ -295,6 +405,23 @@ class LSTM(Recurrent):
     dropout : float, default 0.0
         Probability between layers, while training.
     bidirectional : bool, default False
+    proj_size : int, default 0
+        Elements of the hidden state after a projection W_hr (o tanh(c)), at most hidden_size; 0: it
+        is not projected (Sak, Senior and Beaufays 2014).
+    peepholes : bool, default False
+        Gates i and f see c, o sees c', each unit its own: the parameters `peephole_l<k>` hold those
+        of i, f, o one after the other, coupled i, o (Gers and Schmidhuber 2000).
+    coupled_input_forget : bool, default False
+        The forget gate is 1 - i: gates i g o (Greff et al. 2015).
+    activations : three of str or (str, alpha, beta), optional
+        Of the gates, of g, of c on its way to h; by default ("sigmoid", "tanh", "tanh"). Names are
+        those of `rnncore.nn.variants.ACTIVATIONS`, formulas and default alpha and beta ONNX's.
+    clip : float, optional
+        Inputs of activations are clipped to [-clip, clip] (`clip` of ONNX).
+    cell_clip : float, optional
+        So is the cell state.
+    learned_initial_state : bool, default False
+        States start from the parameters `initial_h` and `initial_c` where none are given.
     dtype : {"float32", "float64"}, default "float32"
 
     Notes
@@ -303,9 +430,64 @@ class LSTM(Recurrent):
     c' = f c + i g, h' = o tanh(c'). Sources: Hochreiter and Schmidhuber 1997; Gers et al. 2000.
     """
 
-    gates = 4
     has_c = True
-    cell = "lstm"
+    usual = ("sigmoid", "tanh", "tanh")
+    own_options = MappingProxyType(
+        {"proj_size": 0, "peepholes": False, "coupled_input_forget": False, "cell_clip": None}
+    )
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        bias=True,
+        batch_first=False,
+        dropout=0.0,
+        bidirectional=False,
+        proj_size=0,
+        *,
+        peepholes=False,
+        coupled_input_forget=False,
+        activations=None,
+        clip=None,
+        cell_clip=None,
+        learned_initial_state=False,
+        dtype="float32",
+    ):
+        coupled = bool(coupled_input_forget)
+        self.coupled_input_forget = coupled
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size=proj_size,
+            peepholes=(2 if coupled else 3) if peepholes else 0,
+            activations=activations,
+            clip=clip,
+            cell_clip=cell_clip,
+            learned_initial_state=learned_initial_state,
+            dtype=dtype,
+        )
+
+    @property
+    def gates(self):
+        """Gates of a unit."""
+        return 3 if self.coupled_input_forget else 4
+
+    @property
+    def cell(self):
+        """The engine's name of the cell."""
+        return "lstm_coupled" if self.coupled_input_forget else "lstm"
+
+    @property
+    def peepholes(self):
+        """Whether the gates see the cell state."""
+        return self._peepholes > 0
 
 
 class GRU(Recurrent):
@@ -324,6 +506,10 @@ class GRU(Recurrent):
     reset : {"after", "before"}, default "after"
         Whether the reset gate acts after the recurrent product (PyTorch, cuDNN) or before it (Cho
         et al. 2014; the default of ONNX).
+    activations : two of str or (str, alpha, beta), optional
+        Of the gates r and z, of n; by default ("sigmoid", "tanh"), see `LSTM`.
+    clip, learned_initial_state
+        See `LSTM`.
     dtype : {"float32", "float64"}, default "float32"
 
     Notes
@@ -333,6 +519,8 @@ class GRU(Recurrent):
     """
 
     gates = 3
+    usual = ("sigmoid", "tanh")
+    own_options = MappingProxyType({"reset": "after"})
 
     def __init__(
         self,
@@ -345,6 +533,9 @@ class GRU(Recurrent):
         bidirectional=False,
         *,
         reset="after",
+        activations=None,
+        clip=None,
+        learned_initial_state=False,
         dtype="float32",
     ):
         if reset not in ("after", "before"):
@@ -357,6 +548,9 @@ class GRU(Recurrent):
             batch_first,
             dropout,
             bidirectional,
+            activations=activations,
+            clip=clip,
+            learned_initial_state=learned_initial_state,
             dtype=dtype,
         )
         self.reset = reset
@@ -365,14 +559,6 @@ class GRU(Recurrent):
     def cell(self):
         """The engine's name of the cell."""
         return "gru" if self.reset == "after" else "gru_before"
-
-    def options(self):
-        """Where the reset gate acts."""
-        return {"reset": self.reset}
-
-    def extra_repr(self):
-        """Options that differ from the defaults."""
-        return super().extra_repr(reset="after")
 
 
 def detach_state(state):

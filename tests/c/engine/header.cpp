@@ -17,7 +17,8 @@ int main() {
     pointers.w_hh = weights.data() + 4 * 3 * 2;
     rnn_session *session = nullptr;
     if (rnn_session_create(engine, RNN_FLOAT32, 2, 0, &session) != RNN_OK) return 1;
-    if (rnn_session_add_recurrent(session, RNN_CELL_LSTM, 3, 1, &pointers) != RNN_OK) return 1;
+    if (rnn_session_add_recurrent(session, RNN_CELL_LSTM, 3, 1, nullptr, &pointers) != RNN_OK)
+        return 1;
     rnn_stream *stream = nullptr;
     if (rnn_stream_create(session, 1, 1, &stream) != RNN_OK) return 1;
     for (int t = 0; t < 5; t++)

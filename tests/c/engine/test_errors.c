@@ -180,16 +180,16 @@ void test_session_errors(void) {
     FAILS(rnn_session_run(s, &io), RNN_ERR_ARGUMENT, "layer");
     FAILS(rnn_stream_create(s, 1, 1, &stream), RNN_ERR_ARGUMENT, "layer");
     CHECK(stream == NULL, "");
-    FAILS(rnn_session_add_recurrent(NULL, p.cell, 4, 1, w), RNN_ERR_ARGUMENT, "session");
-    FAILS(rnn_session_add_recurrent(s, (rnn_cell)9, 4, 1, w), RNN_ERR_ARGUMENT, "cell");
-    FAILS(rnn_session_add_recurrent(s, p.cell, 0, 1, w), RNN_ERR_ARGUMENT, "hidden");
-    FAILS(rnn_session_add_recurrent(s, p.cell, 4, 3, w), RNN_ERR_ARGUMENT, "directions");
-    FAILS(rnn_session_add_recurrent(s, p.cell, 4, 1, NULL), RNN_ERR_ARGUMENT, "weights");
+    FAILS(rnn_session_add_recurrent(NULL, p.cell, 4, 1, NULL, w), RNN_ERR_ARGUMENT, "session");
+    FAILS(rnn_session_add_recurrent(s, (rnn_cell)9, 4, 1, NULL, w), RNN_ERR_ARGUMENT, "cell");
+    FAILS(rnn_session_add_recurrent(s, p.cell, 0, 1, NULL, w), RNN_ERR_ARGUMENT, "hidden");
+    FAILS(rnn_session_add_recurrent(s, p.cell, 4, 3, NULL, w), RNN_ERR_ARGUMENT, "directions");
+    FAILS(rnn_session_add_recurrent(s, p.cell, 4, 1, NULL, NULL), RNN_ERR_ARGUMENT, "weights");
     FAILS(rnn_session_add_linear(s, 2, NULL, NULL), RNN_ERR_ARGUMENT, "weight");
     FAILS(rnn_session_add_embedding(s, 2, 3, inputs), RNN_ERR_ARGUMENT, "embedding");
     FAILS(rnn_session_add_map(s, (rnn_map)99), RNN_ERR_ARGUMENT, "map");
     /* What failed left nothing behind. */
-    NEED(rnn_session_add_recurrent(s, p.cell, 4, 1, w));
+    NEED(rnn_session_add_recurrent(s, p.cell, 4, 1, NULL, w));
     CHECK(rnn_session_recurrents(s) == 1 && rnn_session_outputs(s) == 4, "");
     NEED(rnn_session_run(s, &io));
 #define WRONG(change, text)                                        \
@@ -212,7 +212,7 @@ void test_session_errors(void) {
     FAILS(rnn_stream_step(stream, NULL, y), RNN_ERR_ARGUMENT, "x");
     FAILS(rnn_stream_step(stream, x, NULL), RNN_ERR_ARGUMENT, "y");
     rnn_stream_free(stream);
-    NEED(rnn_session_add_recurrent(s, RNN_CELL_RELU, 4, 2, w));
+    NEED(rnn_session_add_recurrent(s, RNN_CELL_RELU, 4, 2, NULL, w));
     FAILS(rnn_stream_create(s, 1, 1, &stream), RNN_ERR_UNSUPPORTED, "bidirectional");
     CHECK(stream == NULL, "");
     rnn_session_free(s);

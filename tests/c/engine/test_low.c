@@ -35,7 +35,7 @@ static rnn_status make(const rnn_engine *engine, const struct problem *p, const 
     rnn_status status = rnn_session_create(engine, RNN_FLOAT32, INPUT, 0, session);
     if (status == RNN_OK) status = rnn_session_set_weights(*session, format);
     if (status == RNN_OK)
-        status = rnn_session_add_recurrent(*session, p->cell, p->hidden, 1, weights);
+        status = rnn_session_add_recurrent(*session, p->cell, p->hidden, 1, NULL, weights);
     return status;
 }
 

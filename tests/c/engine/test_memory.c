@@ -65,7 +65,8 @@ static rnn_status add_layers(rnn_session *session, const struct problem *p, cons
     rnn_weights weights[2];
     point_weights(p, inputs, weights);
     if ((status = rnn_session_add_embedding(session, 5, p->input, inputs)) != RNN_OK) return status;
-    if ((status = rnn_session_add_recurrent(session, p->cell, p->hidden, 1, weights)) != RNN_OK)
+    if ((status = rnn_session_add_recurrent(session, p->cell, p->hidden, 1, NULL, weights)) !=
+        RNN_OK)
         return status;
     return rnn_session_add_linear(session, 2, inputs, inputs);
 }

@@ -45,9 +45,9 @@ static struct model new_model(const rnn_engine *engine, rnn_cell cell, rnn_dtype
     fill(m.linear, OUTPUTS * (width + 1), dtype, 7);
     NEED(rnn_session_create(engine, dtype, INPUT, 0, &m.session));
     point_weights(&m.first, m.first_inputs, weights);
-    NEED(rnn_session_add_recurrent(m.session, cell, HIDDEN, directions, weights));
+    NEED(rnn_session_add_recurrent(m.session, cell, HIDDEN, directions, NULL, weights));
     point_weights(&m.second, m.second_inputs, weights);
-    NEED(rnn_session_add_recurrent(m.session, cell, HIDDEN, directions, weights));
+    NEED(rnn_session_add_recurrent(m.session, cell, HIDDEN, directions, NULL, weights));
     NEED(rnn_session_add_linear(m.session, OUTPUTS, m.linear,
                                 pointer(m.linear, OUTPUTS * width, dtype)));
     return m;
@@ -270,9 +270,9 @@ void test_tokens(void) {
     point_weights(&p, inputs, &weights);
     NEED(rnn_session_create(engine, RNN_FLOAT32, 1, 1, &words));
     NEED(rnn_session_add_embedding(words, WORDS, WIDTH, table));
-    NEED(rnn_session_add_recurrent(words, p.cell, HIDDEN, 1, &weights));
+    NEED(rnn_session_add_recurrent(words, p.cell, HIDDEN, 1, NULL, &weights));
     NEED(rnn_session_create(engine, RNN_FLOAT32, WIDTH, 0, &reals));
-    NEED(rnn_session_add_recurrent(reals, p.cell, HIDDEN, 1, &weights));
+    NEED(rnn_session_add_recurrent(reals, p.cell, HIDDEN, 1, NULL, &weights));
     NEED(rnn_stream_create(words, ROWS, 1, &stream));
     NEED(rnn_stream_create(reals, ROWS, 1, &plain));
     for (int t = 0; t < 3; t++) {
