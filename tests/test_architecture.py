@@ -247,13 +247,15 @@ def test_pxd_declares_only_what_the_header_has():
     unknown = set(re.findall(r"[A-Za-z_]\w*", block)) - words - cython
     assert not unknown
     for name, fields in re.findall(r"ctypedef struct (\w+):\n((?: {8}\S[^\n]*\n)+)", pxd):
-        expected = [f for f in re.findall(r"(\w+)\s*$", fields, re.M) if f != "pass"]
+        expected = [f for f in re.findall(r"(\w+)(?:\[\d+\])?\s*$", fields, re.M) if f != "pass"]
         body = re.search(rf"typedef struct {name} \{{(.*?)\}} {name};", code(HEADER), re.S)
         if body is None:
             assert expected == [], f"{name} is opaque"
             continue
         members = [part.split(",") for part in body[1].split(";") if part.strip()]
-        declared = [re.search(r"(\w+)\s*$", part)[1] for line in members for part in line]
+        declared = [
+            re.search(r"(\w+)(?:\[\d+\])?\s*$", part)[1] for line in members for part in line
+        ]
         assert expected == declared, name
 
 

@@ -2,29 +2,51 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "problem.h"
 
-size_t gates_of(rnn_cell cell) {
-    return cell == RNN_CELL_LSTM ? 4 : cell == RNN_CELL_GRU || cell == RNN_CELL_GRU_BEFORE ? 3 : 1;
+size_t gates_of(rnn_cell cell) { return cell == RNN_CELL_LSTM ? 4 : cell <= RNN_CELL_RELU ? 1 : 3; }
+
+int has_c(const struct problem *p) {
+    return p->cell == RNN_CELL_LSTM || p->cell == RNN_CELL_LSTM_COUPLED;
+}
+
+static int projects(const struct problem *p) { return p->varied == 2 && has_c(p); }
+
+size_t output_of(const struct problem *p) { return projects(p) ? (p->hidden + 2) / 3 : p->hidden; }
+
+const rnn_variant *variant_of(const struct problem *p, rnn_variant *variant) {
+    *variant = (rnn_variant){.size = sizeof *variant};
+    if (!p->varied) return NULL;
+    variant->activation[0] = (rnn_activation){RNN_ACTIVATION_SCALED_TANH, 0.8, 0.7};
+    if (p->cell > RNN_CELL_RELU) variant->activation[1].kind = RNN_ACTIVATION_SOFTSIGN;
+    if (has_c(p)) variant->activation[2].kind = RNN_ACTIVATION_SOFTPLUS;
+    variant->clip = 0.75;
+    if (has_c(p)) variant->cell_clip = 0.4;
+    if (projects(p)) variant->projection = output_of(p);
+    return variant;
 }
 
 size_t real_size(rnn_dtype dtype) { return dtype == RNN_FLOAT32 ? sizeof(float) : sizeof(double); }
 
 struct layout layout_of(const struct problem *p) {
     struct layout l = {0};
-    const size_t directions = (size_t)p->directions, states = directions * p->rows * p->hidden;
-    const size_t gates = gates_of(p->cell) * p->hidden, has_c = p->cell == RNN_CELL_LSTM;
+    const size_t directions = (size_t)p->directions, output = output_of(p);
+    const size_t h = directions * p->rows * output, c = directions * p->rows * p->hidden;
+    const size_t gates = gates_of(p->cell) * p->hidden;
+    const size_t peepholes = p->cell == RNN_CELL_LSTM ? 3 : 2;
     l.h0 = p->steps * p->rows * p->input;
-    l.c0 = l.h0 + states;
-    l.inputs = l.c0 + has_c * states;
+    l.c0 = l.h0 + h;
+    l.inputs = l.c0 + (has_c(p) ? c : 0);
     for (size_t d = 0; d < directions; d++) {
-        const size_t sizes[WEIGHTS] = {gates * p->input, gates * p->hidden, gates, gates};
+        const size_t sizes[WEIGHTS] = {gates * p->input,    gates * output,
+                                       p->bias ? gates : 0, p->bias ? gates : 0,
+                                       output * p->hidden,  peepholes * p->hidden};
         for (int w = 0; w < WEIGHTS; w++) {
             l.weight[d][w] = l.inputs;
-            if (p->bias || w < B_IH) l.inputs += sizes[w];
+            if (w < W_HR || projects(p)) l.inputs += sizes[w];
         }
     }
-    l.hn = p->steps * p->rows * directions * p->hidden;
-    l.cn = l.hn + states;
-    l.outputs = l.cn + has_c * states;
+    l.hn = p->steps * p->rows * directions * output;
+    l.cn = l.hn + h;
+    l.outputs = l.cn + (has_c(p) ? c : 0);
     return l;
 }
 
@@ -87,17 +109,20 @@ static rnn_sequence sequence(const struct problem *p, const void *data, size_t w
 void point_weights(const struct problem *p, const void *inputs, rnn_weights *weights) {
     const struct layout l = layout_of(p);
     for (int d = 0; d < p->directions; d++)
-        weights[d] = (rnn_weights){at(inputs, l.weight[d][W_IH], p->dtype),
-                                   at(inputs, l.weight[d][W_HH], p->dtype),
-                                   p->bias ? at(inputs, l.weight[d][B_IH], p->dtype) : NULL,
-                                   p->bias ? at(inputs, l.weight[d][B_HH], p->dtype) : NULL};
+        weights[d] =
+            (rnn_weights){at(inputs, l.weight[d][W_IH], p->dtype),
+                          at(inputs, l.weight[d][W_HH], p->dtype),
+                          p->bias ? at(inputs, l.weight[d][B_IH], p->dtype) : NULL,
+                          p->bias ? at(inputs, l.weight[d][B_HH], p->dtype) : NULL,
+                          projects(p) ? at(inputs, l.weight[d][W_HR], p->dtype) : NULL,
+                          projects(p) ? at(inputs, l.weight[d][PEEPHOLES], p->dtype) : NULL};
 }
 
 rnn_status forward(const rnn_engine *engine, const struct problem *p, const void *inputs,
                    void *outputs, rnn_tape **tape) {
     const struct layout l = layout_of(p);
-    const int has_c = p->cell == RNN_CELL_LSTM;
     rnn_weights weights[2];
+    rnn_variant variant;
     point_weights(p, inputs, weights);
     const rnn_layer_options options = {.size = sizeof options,
                                        .cell = p->cell,
@@ -106,17 +131,18 @@ rnn_status forward(const rnn_engine *engine, const struct problem *p, const void
                                        .hidden = p->hidden,
                                        .directions = p->directions,
                                        .threads = p->threads,
-                                       .products = p->products};
+                                       .products = p->products,
+                                       .variant = variant_of(p, &variant)};
     const rnn_layer_io io = {
         .steps = p->steps,
         .rows = p->rows,
         .lengths = p->lengths,
         .x = sequence(p, inputs, p->input),
-        .y = sequence(p, outputs, (size_t)p->directions * p->hidden),
+        .y = sequence(p, outputs, (size_t)p->directions * output_of(p)),
         .h0 = at(inputs, l.h0, p->dtype),
-        .c0 = has_c ? at(inputs, l.c0, p->dtype) : NULL,
+        .c0 = has_c(p) ? at(inputs, l.c0, p->dtype) : NULL,
         .hn = at(outputs, l.hn, p->dtype),
-        .cn = has_c ? at(outputs, l.cn, p->dtype) : NULL,
+        .cn = has_c(p) ? at(outputs, l.cn, p->dtype) : NULL,
     };
     return rnn_layer_forward(engine, &options, weights, &io, tape);
 }
@@ -124,21 +150,22 @@ rnn_status forward(const rnn_engine *engine, const struct problem *p, const void
 rnn_status backward(rnn_tape *tape, const struct problem *p, const void *output_gradients,
                     void *input_gradients) {
     const struct layout l = layout_of(p);
-    const int has_c = p->cell == RNN_CELL_LSTM;
     rnn_gradients gradients[2];
     for (int d = 0; d < p->directions; d++)
-        gradients[d] =
-            (rnn_gradients){at(input_gradients, l.weight[d][W_IH], p->dtype),
-                            at(input_gradients, l.weight[d][W_HH], p->dtype),
-                            p->bias ? at(input_gradients, l.weight[d][B_IH], p->dtype) : NULL,
-                            p->bias ? at(input_gradients, l.weight[d][B_HH], p->dtype) : NULL};
+        gradients[d] = (rnn_gradients){
+            at(input_gradients, l.weight[d][W_IH], p->dtype),
+            at(input_gradients, l.weight[d][W_HH], p->dtype),
+            p->bias ? at(input_gradients, l.weight[d][B_IH], p->dtype) : NULL,
+            p->bias ? at(input_gradients, l.weight[d][B_HH], p->dtype) : NULL,
+            projects(p) ? at(input_gradients, l.weight[d][W_HR], p->dtype) : NULL,
+            projects(p) ? at(input_gradients, l.weight[d][PEEPHOLES], p->dtype) : NULL};
     const rnn_layer_grad grad = {
-        .dy = sequence(p, output_gradients, (size_t)p->directions * p->hidden),
+        .dy = sequence(p, output_gradients, (size_t)p->directions * output_of(p)),
         .dhn = at(output_gradients, l.hn, p->dtype),
-        .dcn = has_c ? at(output_gradients, l.cn, p->dtype) : NULL,
+        .dcn = has_c(p) ? at(output_gradients, l.cn, p->dtype) : NULL,
         .dx = sequence(p, input_gradients, p->input),
         .dh0 = at(input_gradients, l.h0, p->dtype),
-        .dc0 = has_c ? at(input_gradients, l.c0, p->dtype) : NULL,
+        .dc0 = has_c(p) ? at(input_gradients, l.c0, p->dtype) : NULL,
         .gradients = gradients,
         .threads = p->threads,
     };

@@ -10,6 +10,7 @@
 
 struct problem {
     rnn_cell cell;
+    int varied; /* 1: other activations and clipping; 2: also peepholes and a projection, if LSTM */
     rnn_dtype dtype;
     int directions;
     int bias;
@@ -19,7 +20,7 @@ struct problem {
     rnn_weight_format products;
 };
 
-enum { W_IH, W_HH, B_IH, B_HH, WEIGHTS };
+enum { W_IH, W_HH, B_IH, B_HH, W_HR, PEEPHOLES, WEIGHTS };
 
 /* Where each array begins, in elements. */
 struct layout {
@@ -28,6 +29,12 @@ struct layout {
 };
 
 size_t gates_of(rnn_cell cell);
+int has_c(const struct problem *problem);
+size_t output_of(const struct problem *problem); /* elements of h */
+
+/* What the layer's cell differs in, in *variant; or NULL. */
+const rnn_variant *variant_of(const struct problem *problem, rnn_variant *variant);
+
 size_t real_size(rnn_dtype dtype);
 struct layout layout_of(const struct problem *problem);
 
@@ -63,15 +70,23 @@ void naive_sgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *
 void naive_dgemm(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda,
                  void *b, int *ldb, void *beta, void *c, int *ldc);
 
-static const struct {
+/* The cells, plain and varied; the plain ones in the order of rnn_cell. */
+static const struct kind {
     rnn_cell cell;
+    int varied;
     const char *name;
-} cells[] = {{RNN_CELL_TANH, "tanh"},
-             {RNN_CELL_RELU, "relu"},
-             {RNN_CELL_LSTM, "lstm"},
-             {RNN_CELL_GRU, "gru"},
-             {RNN_CELL_GRU_BEFORE, "gru_before"}};
+} cells[] = {{RNN_CELL_TANH, 0, "tanh"},
+             {RNN_CELL_RELU, 0, "relu"},
+             {RNN_CELL_LSTM, 0, "lstm"},
+             {RNN_CELL_GRU, 0, "gru"},
+             {RNN_CELL_GRU_BEFORE, 0, "gru_before"},
+             {RNN_CELL_LSTM_COUPLED, 0, "lstm_coupled"},
+             {RNN_CELL_TANH, 2, "tanh_varied"},
+             {RNN_CELL_LSTM, 2, "lstm_varied"},
+             {RNN_CELL_GRU, 2, "gru_varied"},
+             {RNN_CELL_GRU_BEFORE, 2, "gru_before_varied"},
+             {RNN_CELL_LSTM_COUPLED, 2, "lstm_coupled_varied"}};
 
-enum { CELLS = sizeof cells / sizeof cells[0] };
+enum { CELLS = sizeof cells / sizeof cells[0], LSTM = RNN_CELL_LSTM, GRU = RNN_CELL_GRU };
 
 #endif

@@ -39,8 +39,9 @@ static void check_equal(struct answer a, struct answer b, const char *which) {
 
 static const int64_t ragged[] = {3, 5, 0, 4, 1, 5, 2};
 
-static struct problem shape(rnn_cell cell, rnn_dtype dtype, size_t hidden) {
-    return (struct problem){.cell = cell,
+static struct problem shape(const struct kind *kind, rnn_dtype dtype, size_t hidden) {
+    return (struct problem){.cell = kind->cell,
+                            .varied = kind->varied,
                             .dtype = dtype,
                             .directions = 2,
                             .bias = 1,
@@ -63,7 +64,7 @@ void test_bits(void) {
         if (strcmp(rnn_engine_bit_class(engine), rnn_engine_bit_class(reference)) == 0)
             for (size_t k = 0; k < CELLS * 2 * sizeof hidden / sizeof hidden[0]; k++) {
                 const struct problem p =
-                    shape(cells[k % CELLS].cell, (rnn_dtype)(k / CELLS % 2), hidden[k / CELLS / 2]);
+                    shape(&cells[k % CELLS], (rnn_dtype)(k / CELLS % 2), hidden[k / CELLS / 2]);
                 context = cells[k % CELLS].name;
                 const struct answer expected = answer(reference, &p);
                 check_equal(expected, answer(engine, &p), rnn_engine_isa(engine));
@@ -104,7 +105,7 @@ void test_golden_bits(void) {
         if (!engine) continue;
         for (size_t k = 0; k < CELLS * 2; k++) {
             const rnn_dtype dtype = (rnn_dtype)(k / CELLS);
-            const struct problem p = shape(cells[k % CELLS].cell, dtype, 33);
+            const struct problem p = shape(&cells[k % CELLS], dtype, 33);
             char line[128];
             snprintf(line, sizeof line, "%s %s %s %016llx\n", rnn_engine_bit_class(engine),
                      dtype == RNN_FLOAT32 ? "float32" : "float64", cells[k % CELLS].name,
@@ -124,6 +125,7 @@ void test_threads(void) {
         const size_t kind = k / CELLS % 3;
         const int single = cells[k % CELLS].cell <= RNN_CELL_RELU;
         struct problem p = {.cell = cells[k % CELLS].cell,
+                            .varied = cells[k % CELLS].varied,
                             .dtype = (rnn_dtype)(k / CELLS / 3),
                             .directions = 1,
                             .bias = 1,
@@ -152,7 +154,7 @@ static void copy_row(const struct problem *p, const struct problem *alone, size_
                      unsigned char *all, unsigned char *one, int gather) {
     const size_t size = real_size(p->dtype), directions = (size_t)p->directions;
     const struct layout l = layout_of(p), a = layout_of(alone);
-    const size_t width = outputs ? directions * p->hidden : p->input;
+    const size_t width = outputs ? directions * output_of(p) : p->input;
     const size_t steps = (size_t)p->lengths[b];
     const size_t first[2] = {outputs ? l.hn : l.h0, outputs ? l.cn : l.c0};
     const size_t first_alone[2] = {outputs ? a.hn : a.h0, outputs ? a.cn : a.c0};
@@ -160,11 +162,12 @@ static void copy_row(const struct problem *p, const struct problem *alone, size_
         unsigned char *from = all + (t * p->rows + b) * width * size, *to = one + t * width * size;
         memcpy(gather ? to : from, gather ? from : to, width * size);
     }
-    for (int s = 0; s < (p->cell == RNN_CELL_LSTM ? 2 : 1); s++)
+    for (int s = 0; s <= has_c(p); s++)
         for (size_t d = 0; d < directions; d++) {
-            unsigned char *from = all + (first[s] + (d * p->rows + b) * p->hidden) * size;
-            unsigned char *to = one + (first_alone[s] + d * p->hidden) * size;
-            memcpy(gather ? to : from, gather ? from : to, p->hidden * size);
+            const size_t state = s ? p->hidden : output_of(p);
+            unsigned char *from = all + (first[s] + (d * p->rows + b) * state) * size;
+            unsigned char *to = one + (first_alone[s] + d * state) * size;
+            memcpy(gather ? to : from, gather ? from : to, state * size);
         }
 }
 
@@ -200,7 +203,7 @@ void test_ragged_bits(void) {
         rnn_engine *engine = new_engine(rnn_isa_name(isa, NULL), RNN_GEMM_PACKED);
         if (!engine) continue;
         for (size_t k = 0; k < CELLS * 2; k++) {
-            const struct problem p = shape(cells[k % CELLS].cell, (rnn_dtype)(k / CELLS), 17);
+            const struct problem p = shape(&cells[k % CELLS], (rnn_dtype)(k / CELLS), 17);
             void *inputs = new_inputs(&p, 3), *gradients = new_output_gradients(&p, 3);
             const struct answer whole = answer_of(engine, &p, inputs, gradients);
             context = cells[k % CELLS].name;

@@ -20,9 +20,9 @@ static double loss(const rnn_engine *engine, const struct problem *p, const void
 static double quotient(const rnn_engine *engine, const struct problem *p, double *inputs, size_t i,
                        void *outputs, const double *weights) {
     static const double factor[] = {45, -9, 1};
-    const double step = p->cell == RNN_CELL_RELU ? 1e-6 : 1e-3, middle = inputs[i];
+    const double step = p->cell == RNN_CELL_RELU || p->varied ? 1e-6 : 1e-3, middle = inputs[i];
     double sum = 0;
-    /* relu: piecewise polynomial, a small step stays clear of its corners */
+    /* relu and clipping: a small step stays clear of the corners */
     for (int k = 0; k < 3; k++) {
         inputs[i] = middle + (k + 1) * step;
         const double up = loss(engine, p, inputs, outputs, weights);
@@ -64,6 +64,7 @@ void test_gradients(void) {
                 for (int option = 0; option < 4; option++) {
                     context = cells[c].name;
                     check_gradients(engine, &(struct problem){.cell = cells[c].cell,
+                                                              .varied = cells[c].varied,
                                                               .dtype = RNN_FLOAT64,
                                                               .directions = 1 + option % 2,
                                                               .bias = option != 2,
@@ -129,8 +130,9 @@ static void compare(const struct problem *reference, rnn_dtype dtype, rnn_gemm g
     free(expected);
 }
 
-static struct problem odd(rnn_cell cell) {
-    return (struct problem){.cell = cell,
+static struct problem odd(const struct kind *kind) {
+    return (struct problem){.cell = kind->cell,
+                            .varied = kind->varied,
                             .dtype = RNN_FLOAT64,
                             .directions = 2,
                             .bias = 1,
@@ -144,7 +146,7 @@ static struct problem odd(rnn_cell cell) {
 
 void test_precision(void) {
     for (size_t c = 0; c < CELLS; c++) {
-        const struct problem p = odd(cells[c].cell);
+        const struct problem p = odd(&cells[c]);
         context = cells[c].name;
         compare(&p, RNN_FLOAT64, RNN_GEMM_PACKED, 1e-13);
         compare(&p, RNN_FLOAT32, RNN_GEMM_PACKED, 1e-5);
@@ -153,7 +155,7 @@ void test_precision(void) {
 
 void test_routes(void) {
     for (size_t c = 0; c < CELLS; c++) {
-        const struct problem p = odd(cells[c].cell);
+        const struct problem p = odd(&cells[c]);
         context = cells[c].name;
         compare(&p, RNN_FLOAT64, RNN_GEMM_BLAS, 1e-13);
         compare(&p, RNN_FLOAT32, RNN_GEMM_BLAS, 1e-5);

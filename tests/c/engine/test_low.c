@@ -16,8 +16,9 @@ static rnn_engine *low_engine(const char *isa, int emulate) {
     return engine;
 }
 
-static struct problem low_problem(rnn_cell cell, size_t hidden) {
-    return (struct problem){.cell = cell,
+static struct problem low_problem(const struct kind *kind, size_t hidden) {
+    return (struct problem){.cell = kind->cell,
+                            .varied = kind->varied,
                             .dtype = RNN_FLOAT32,
                             .directions = 1,
                             .bias = 1,
@@ -31,18 +32,20 @@ static struct problem low_problem(rnn_cell cell, size_t hidden) {
 static rnn_status make(const rnn_engine *engine, const struct problem *p, const void *inputs,
                        rnn_weight_format format, rnn_session **session) {
     rnn_weights weights[2];
+    rnn_variant variant;
     point_weights(p, inputs, weights);
     rnn_status status = rnn_session_create(engine, RNN_FLOAT32, INPUT, 0, session);
     if (status == RNN_OK) status = rnn_session_set_weights(*session, format);
     if (status == RNN_OK)
-        status = rnn_session_add_recurrent(*session, p->cell, p->hidden, 1, NULL, weights);
+        status = rnn_session_add_recurrent(*session, p->cell, p->hidden, 1, variant_of(p, &variant),
+                                           weights);
     return status;
 }
 
 /* y [STEPS, ROWS, H] of a run; then the same row by row through streams, without allocations. */
 static rnn_status answer(const rnn_engine *engine, const struct problem *p,
                          rnn_weight_format format, float *y) {
-    const size_t hidden = p->hidden;
+    const size_t hidden = output_of(p);
     float *inputs = new_inputs(p, 9), *row = allocate(hidden, sizeof(float));
     rnn_session *session = NULL;
     rnn_stream *stream = NULL;
@@ -81,15 +84,15 @@ void test_low_bits(void) {
         if (!engine) continue;
         const int same = strcmp(rnn_engine_bit_class(engine), rnn_engine_bit_class(reference)) == 0;
         for (size_t k = 0; k < CELLS * 2 * sizeof hidden / sizeof hidden[0]; k++) {
-            const struct problem p = low_problem(cells[k % CELLS].cell, hidden[k / CELLS / 2]);
+            const struct problem p = low_problem(&cells[k % CELLS], hidden[k / CELLS / 2]);
             const rnn_weight_format format =
                 k / CELLS % 2 ? RNN_WEIGHTS_INT8 : RNN_WEIGHTS_BFLOAT16;
-            float *expected = allocate(OUT * p.hidden, sizeof(float));
-            float *found = allocate(OUT * p.hidden, sizeof(float));
+            float *expected = allocate(OUT * output_of(&p), sizeof(float));
+            float *found = allocate(OUT * output_of(&p), sizeof(float));
             context = rnn_engine_isa(engine);
             NEED(answer(reference, &p, format, expected));
             NEED(answer(engine, &p, format, found));
-            CHECK(!same || memcmp(expected, found, OUT * p.hidden * sizeof(float)) == 0,
+            CHECK(!same || memcmp(expected, found, OUT * output_of(&p) * sizeof(float)) == 0,
                   "%s, format %d, H %zu: differs from reference", cells[k % CELLS].name,
                   (int)format, p.hidden);
             free(expected);
@@ -106,7 +109,7 @@ void test_low_failing_allocations(void) {
     float y[OUT * 18];
     for (size_t c = 0; c < CELLS; c++)
         for (int format = RNN_WEIGHTS_BFLOAT16; format < RNN_WEIGHTS_COUNT; format++) {
-            const struct problem p = low_problem(cells[c].cell, 18);
+            const struct problem p = low_problem(&cells[c], 18);
             size_t nth = 0;
             rnn_status status = RNN_ERR_MEMORY;
             context = cells[c].name;
@@ -130,7 +133,7 @@ void test_low_errors(void) {
     FAILS(rnn_session_set_weights(s, RNN_WEIGHTS_INT8), RNN_ERR_UNSUPPORTED, "float64");
     NEED(rnn_session_set_weights(s, RNN_WEIGHTS_REAL));
     rnn_session_free(s);
-    const struct problem p = low_problem(RNN_CELL_GRU, 18);
+    const struct problem p = low_problem(&cells[GRU], 18);
     float *inputs = new_inputs(&p, 1);
     rnn_stream *stream;
     NEED(make(engine, &p, inputs, RNN_WEIGHTS_INT8, &s));
@@ -175,8 +178,9 @@ void test_low_training(void) {
         if (!engine) continue;
         const int same = strcmp(rnn_engine_bit_class(engine), rnn_engine_bit_class(reference)) == 0;
         for (size_t k = 0; k < CELLS * sizeof hidden / sizeof hidden[0]; k++) {
-            struct problem p = low_problem(cells[k % CELLS].cell, hidden[k / CELLS]);
+            struct problem p = low_problem(&cells[k % CELLS], hidden[k / CELLS]);
             size_t count;
+            if (p.varied) p.varied = 1; /* the way back in bfloat16 knows no more */
             p.directions = 1 + k % 2;
             p.lengths = k % 3 ? lengths : NULL;
             context = cells[k % CELLS].name;
@@ -190,8 +194,8 @@ void test_low_training(void) {
                 scale = fmaxf(scale, fabsf(real[i]));
                 CHECK(!isnan(found[i]), "H %zu: NaN at %zu", p.hidden, i);
             }
-            /* relu: its derivative jumps where rounding takes a unit across 0 */
-            const float share = p.cell == RNN_CELL_RELU ? 0.5f : 0.05f;
+            /* the derivative jumps where rounding takes a unit across a corner */
+            const float share = p.cell == RNN_CELL_RELU || p.varied ? 0.5f : 0.05f;
             CHECK(worst > 0 && worst < share * scale, "H %zu: %g of %g", p.hidden, (double)worst,
                   (double)scale);
             CHECK(!same || memcmp(expected, found, count * sizeof(float)) == 0,

@@ -6,8 +6,9 @@
 
 static const int64_t lengths[] = {3, 1, 4};
 
-static struct problem small(rnn_cell cell) {
-    return (struct problem){.cell = cell,
+static struct problem small(const struct kind *kind) {
+    return (struct problem){.cell = kind->cell,
+                            .varied = kind->varied,
                             .dtype = RNN_FLOAT32,
                             .directions = 2,
                             .bias = 1,
@@ -26,9 +27,10 @@ static rnn_status make_engine(rnn_gemm gemm, rnn_engine **engine) {
 }
 
 /* An engine, a layer forward and backward. Handles are freed also after a failure. */
-static rnn_status train_in(rnn_cell cell, rnn_gemm gemm, rnn_weight_format products) {
-    struct problem p = small(cell);
+static rnn_status train_in(const struct kind *kind, rnn_gemm gemm, rnn_weight_format products) {
+    struct problem p = small(kind);
     p.products = products;
+    if (products != RNN_WEIGHTS_REAL && p.varied) p.varied = 1;
     const struct layout l = layout_of(&p);
     void *inputs = new_inputs(&p, 1), *dout = new_output_gradients(&p, 1);
     void *outputs = allocate(l.outputs, sizeof(float)), *din = allocate(l.inputs, sizeof(float));
@@ -52,28 +54,29 @@ static rnn_status train_in(rnn_cell cell, rnn_gemm gemm, rnn_weight_format produ
     return status;
 }
 
-static rnn_status train(rnn_cell cell, rnn_gemm gemm) {
-    return train_in(cell, gemm, RNN_WEIGHTS_REAL);
+static rnn_status train(const struct kind *kind, rnn_gemm gemm) {
+    return train_in(kind, gemm, RNN_WEIGHTS_REAL);
 }
 
-static rnn_status train_low(rnn_cell cell, rnn_gemm gemm) {
-    return train_in(cell, gemm, RNN_WEIGHTS_BFLOAT16);
+static rnn_status train_low(const struct kind *kind, rnn_gemm gemm) {
+    return train_in(kind, gemm, RNN_WEIGHTS_BFLOAT16);
 }
 
 static rnn_status add_layers(rnn_session *session, const struct problem *p, const float *inputs) {
     rnn_status status;
     rnn_weights weights[2];
+    rnn_variant variant;
     point_weights(p, inputs, weights);
     if ((status = rnn_session_add_embedding(session, 5, p->input, inputs)) != RNN_OK) return status;
-    if ((status = rnn_session_add_recurrent(session, p->cell, p->hidden, 1, NULL, weights)) !=
-        RNN_OK)
+    if ((status = rnn_session_add_recurrent(session, p->cell, p->hidden, 1, variant_of(p, &variant),
+                                            weights)) != RNN_OK)
         return status;
     return rnn_session_add_linear(session, 2, inputs, inputs);
 }
 
 /* An engine, a session of three layers, a run and a stream. */
-static rnn_status infer(rnn_cell cell, rnn_gemm gemm) {
-    const struct problem p = small(cell);
+static rnn_status infer(const struct kind *kind, rnn_gemm gemm) {
+    const struct problem p = small(kind);
     float *inputs = new_inputs(&p, 1), y[4 * 3 * 2];
     const int64_t tokens[4 * 3] = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1};
     rnn_engine *engine = NULL;
@@ -100,35 +103,36 @@ static rnn_status infer(rnn_cell cell, rnn_gemm gemm) {
 }
 
 /* Fail the first, the second, ... allocation until the scenario no longer gets there. */
-static void sweep(rnn_status (*scenario)(rnn_cell, rnn_gemm), rnn_cell cell, rnn_gemm gemm) {
+static void sweep(rnn_status (*scenario)(const struct kind *, rnn_gemm), const struct kind *kind,
+                  rnn_gemm gemm) {
     const size_t before = rnn_test_allocations();
-    CHECK(scenario(cell, gemm) == RNN_OK, "%s", rnn_last_error());
+    CHECK(scenario(kind, gemm) == RNN_OK, "%s", rnn_last_error());
     const size_t count = rnn_test_allocations() - before;
     CHECK(count > 3, "%zu allocations", count);
     for (size_t nth = 1; nth <= count; nth++) {
         rnn_test_fail_allocation(nth);
-        const rnn_status status = scenario(cell, gemm);
+        const rnn_status status = scenario(kind, gemm);
         CHECK(status == RNN_ERR_MEMORY, "allocation %zu of %zu: status %d", nth, count,
               (int)status);
         CHECK(strstr(rnn_last_error(), "bytes"), "\"%s\"", rnn_last_error());
     }
     rnn_test_fail_allocation(0);
-    CHECK(scenario(cell, gemm) == RNN_OK, "%s", rnn_last_error());
+    CHECK(scenario(kind, gemm) == RNN_OK, "%s", rnn_last_error());
 }
 
 void test_failing_allocations(void) {
     for (size_t c = 0; c < CELLS; c++)
         for (int gemm = RNN_GEMM_PACKED; gemm <= RNN_GEMM_BLAS; gemm++) {
             context = cells[c].name;
-            sweep(train, cells[c].cell, (rnn_gemm)gemm);
-            sweep(train_low, cells[c].cell, (rnn_gemm)gemm);
-            sweep(infer, cells[c].cell, (rnn_gemm)gemm);
+            sweep(train, &cells[c], (rnn_gemm)gemm);
+            sweep(train_low, &cells[c], (rnn_gemm)gemm);
+            sweep(infer, &cells[c], (rnn_gemm)gemm);
         }
 }
 
 void test_step_allocations(void) {
     for (size_t c = 0; c < CELLS; c++) {
-        struct problem p = small(cells[c].cell);
+        struct problem p = small(&cells[c]);
         rnn_engine *engine = new_engine(NULL, RNN_GEMM_AUTO);
         float *inputs = new_inputs(&p, 1), y[3 * 2];
         const int64_t tokens[3] = {4, 0, 2};

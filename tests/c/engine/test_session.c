@@ -9,8 +9,10 @@ enum { OUTPUTS = 5, STEPS = 6, ROWS = 3, INPUT = 4, HIDDEN = 17 };
 
 static const int64_t lengths[ROWS] = {6, 0, 4};
 
-static struct problem layer(rnn_cell cell, rnn_dtype dtype, size_t input, int directions) {
-    return (struct problem){.cell = cell,
+static struct problem layer(const struct kind *kind, rnn_dtype dtype, size_t input,
+                            int directions) {
+    return (struct problem){.cell = kind->cell,
+                            .varied = kind->varied,
                             .dtype = dtype,
                             .directions = directions,
                             .bias = 1,
@@ -33,21 +35,24 @@ struct model {
     rnn_session *session;
 };
 
-static struct model new_model(const rnn_engine *engine, rnn_cell cell, rnn_dtype dtype,
+static struct model new_model(const rnn_engine *engine, const struct kind *kind, rnn_dtype dtype,
                               int directions) {
-    struct model m = {.first = layer(cell, dtype, INPUT, directions)};
-    const size_t width = (size_t)directions * HIDDEN;
+    struct model m = {.first = layer(kind, dtype, INPUT, directions)};
+    const size_t width = (size_t)directions * output_of(&m.first);
+    const rnn_cell cell = kind->cell;
+    rnn_variant storage;
+    const rnn_variant *variant = variant_of(&m.first, &storage);
     rnn_weights weights[2];
-    m.second = layer(cell, dtype, width, directions);
+    m.second = layer(kind, dtype, width, directions);
     m.first_inputs = new_inputs(&m.first, 5);
     m.second_inputs = new_inputs(&m.second, 6);
     m.linear = allocate(OUTPUTS * (width + 1), real_size(dtype));
     fill(m.linear, OUTPUTS * (width + 1), dtype, 7);
     NEED(rnn_session_create(engine, dtype, INPUT, 0, &m.session));
     point_weights(&m.first, m.first_inputs, weights);
-    NEED(rnn_session_add_recurrent(m.session, cell, HIDDEN, directions, NULL, weights));
+    NEED(rnn_session_add_recurrent(m.session, cell, HIDDEN, directions, variant, weights));
     point_weights(&m.second, m.second_inputs, weights);
-    NEED(rnn_session_add_recurrent(m.session, cell, HIDDEN, directions, NULL, weights));
+    NEED(rnn_session_add_recurrent(m.session, cell, HIDDEN, directions, variant, weights));
     NEED(rnn_session_add_linear(m.session, OUTPUTS, m.linear,
                                 pointer(m.linear, OUTPUTS * width, dtype)));
     return m;
@@ -106,12 +111,12 @@ static rnn_status run(const struct model *m, size_t first, size_t steps, const i
 static void by_layers(const rnn_engine *engine, const struct model *m, void *y,
                       struct states *after) {
     const rnn_dtype dtype = m->first.dtype;
-    const size_t size = real_size(dtype), width = (size_t)m->first.directions * HIDDEN;
+    const size_t size = real_size(dtype), directions = (size_t)m->first.directions;
+    const size_t width = directions * output_of(&m->first);
     const struct layout l = layout_of(&m->first), second = layout_of(&m->second);
-    const size_t states = (size_t)m->first.directions * ROWS * HIDDEN;
+    const size_t h = width * ROWS * size, c = directions * ROWS * HIDDEN * size;
     char *out = allocate(l.outputs, size), *in = allocate(second.inputs, size);
     char *out2 = allocate(l.outputs, size);
-    const int has_c = m->first.cell == RNN_CELL_LSTM;
     NEED(forward(engine, &m->first, m->first_inputs, out, NULL));
     memcpy(in, m->second_inputs, second.inputs * size);
     memcpy(in, out, STEPS * ROWS * width * size);
@@ -123,10 +128,10 @@ static void by_layers(const rnn_engine *engine, const struct model *m, void *y,
                 sum += get(m->linear, o * width + k, dtype) * get(out2, i * width + k, dtype);
             set(y, i * OUTPUTS + o, dtype, sum);
         }
-    memcpy(after->h[0], out + l.hn * size, states * size);
-    memcpy(after->h[1], out2 + l.hn * size, states * size);
-    if (has_c) memcpy(after->c[0], out + l.cn * size, states * size);
-    if (has_c) memcpy(after->c[1], out2 + l.cn * size, states * size);
+    memcpy(after->h[0], out + l.hn * size, h);
+    memcpy(after->h[1], out2 + l.hn * size, h);
+    if (has_c(&m->first)) memcpy(after->c[0], out + l.cn * size, c);
+    if (has_c(&m->first)) memcpy(after->c[1], out2 + l.cn * size, c);
     free(out);
     free(in);
     free(out2);
@@ -138,10 +143,11 @@ static struct states initial(const struct model *m) {
     void *inputs[2] = {m->first_inputs, m->second_inputs};
     for (int k = 0; k < 2; k++) {
         const struct layout l = layout_of(p[k]);
-        const size_t bytes = (l.c0 - l.h0) * real_size(p[k]->dtype);
-        memcpy(s.h[k], pointer(inputs[k], l.h0, p[k]->dtype), bytes);
-        if (p[k]->cell == RNN_CELL_LSTM)
-            memcpy(s.c[k], pointer(inputs[k], l.c0, p[k]->dtype), bytes);
+        const size_t size = real_size(p[k]->dtype);
+        memcpy(s.h[k], pointer(inputs[k], l.h0, p[k]->dtype), (l.c0 - l.h0) * size);
+        if (has_c(p[k]))
+            memcpy(s.c[k], pointer(inputs[k], l.c0, p[k]->dtype),
+                   (l.weight[0][W_IH] - l.c0) * size);
     }
     return s;
 }
@@ -151,7 +157,7 @@ void test_session_equals_layers(void) {
         const rnn_dtype dtype = (rnn_dtype)(k / CELLS % 2);
         const int directions = 1 + (int)(k / CELLS / 2);
         rnn_engine *engine = new_engine(NULL, RNN_GEMM_PACKED);
-        struct model m = new_model(engine, cells[k % CELLS].cell, dtype, directions);
+        struct model m = new_model(engine, &cells[k % CELLS], dtype, directions);
         const size_t size = real_size(dtype), states = (size_t)directions * ROWS * HIDDEN;
         struct states before = initial(&m), after = new_states(&m.first);
         struct states expected = new_states(&m.first);
@@ -186,7 +192,7 @@ void test_stream_equals_run(void) {
         const rnn_dtype dtype = (rnn_dtype)(k / CELLS % 2);
         rnn_engine *engine = new_engine(rnn_isa_name((int)(k / CELLS / 2), NULL), RNN_GEMM_PACKED);
         if (!engine) continue;
-        struct model m = new_model(engine, cells[k % CELLS].cell, dtype, 1);
+        struct model m = new_model(engine, &cells[k % CELLS], dtype, 1);
         const size_t size = real_size(dtype), count = STEPS * ROWS * OUTPUTS;
         const size_t states = ROWS * HIDDEN * size, step = ROWS * OUTPUTS;
         struct states zero = new_states(&m.first), after = new_states(&m.first);
@@ -206,8 +212,9 @@ void test_stream_equals_run(void) {
                                  steps + t * step * size));
         CHECK(memcmp(whole, steps, count * size) == 0, "steps differ");
         for (size_t s = 0; s < 2; s++) {
+            memset(h, 0, sizeof h);
             memset(c, 0, sizeof c);
-            NEED(rnn_stream_get_state(stream, s, h, m.first.cell == RNN_CELL_LSTM ? c : NULL));
+            NEED(rnn_stream_get_state(stream, s, h, has_c(&m.first) ? c : NULL));
             CHECK(memcmp(h, after.h[s], states) == 0, "h of layer %zu", s);
             CHECK(memcmp(c, after.c[s], states) == 0, "c of layer %zu", s);
             CHECK(memcmp(end.h[s], after.h[s], states) == 0, "h of layer %zu in pieces", s);
@@ -231,7 +238,7 @@ void test_stream_equals_run(void) {
 /* A state taken from one stream and set in another continues with the same bits. */
 void test_state_round_trip(void) {
     rnn_engine *engine = new_engine(NULL, RNN_GEMM_AUTO);
-    struct model m = new_model(engine, RNN_CELL_LSTM, RNN_FLOAT32, 1);
+    struct model m = new_model(engine, &cells[LSTM], RNN_FLOAT32, 1);
     const float *x = m.first_inputs;
     float y[ROWS * OUTPUTS], z[ROWS * OUTPUTS], h[ROWS * HIDDEN], c[ROWS * HIDDEN];
     rnn_stream *one, *two;
@@ -258,7 +265,7 @@ void test_state_round_trip(void) {
 /* A model that begins with an embedding reads integers and leaves its state alone on a bad one. */
 void test_tokens(void) {
     enum { WORDS = 7, WIDTH = 4 };
-    struct problem p = layer(RNN_CELL_GRU, RNN_FLOAT32, WIDTH, 1);
+    struct problem p = layer(&cells[GRU], RNN_FLOAT32, WIDTH, 1);
     rnn_engine *engine = new_engine(NULL, RNN_GEMM_AUTO);
     float *inputs = new_inputs(&p, 8), table[WORDS * WIDTH];
     float y[ROWS * HIDDEN], z[ROWS * HIDDEN], x[ROWS * WIDTH], before[ROWS * HIDDEN];
