@@ -1,7 +1,8 @@
 """Fuzz the readers of model files with atheris: python tests/fuzz/fuzz.py TARGET [--seconds N].
 
 Whatever the bytes, a reader returns or raises ValueError, within two seconds and 2 GiB. What
-libFuzzer finds beyond that it writes to crash-* in the working directory: it belongs into the corpus.
+libFuzzer finds beyond that it writes to crash-* in the working directory: it belongs into the
+corpus.
 """
 # SPDX-License-Identifier: Apache-2.0
 
