@@ -6,10 +6,10 @@ import os
 import sys
 
 import rnncore
-from rnncore.cli import demo, generate, info, quantize, show_config, train
+from rnncore.cli import convert, demo, generate, info, quantize, show_config, train
 from rnncore.cli.errors import INTERRUPTED, UserError
 
-COMMANDS = (demo, train, generate, quantize, info, show_config)
+COMMANDS = (demo, train, generate, quantize, convert, info, show_config)
 
 
 def parser():
