@@ -6,6 +6,7 @@ PyTorch loads, `read_torch` reads the arrays of a file. None of them needs PyTor
 # SPDX-License-Identifier: Apache-2.0
 
 import copy
+import inspect
 import os
 import re
 from collections.abc import Mapping
@@ -29,7 +30,6 @@ WRAPPED = ("module.", "model.")
 _CELL = re.compile(r"(weight|bias)_(ih|hh)$")
 _RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?$")
 _GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}
-_WITH_DTYPE = (Recurrent, nn.Linear, nn.Embedding, nn.LayerNorm)
 
 
 def from_torch(source, description=None, *, prefix="", key=None, batch_first=None):
@@ -37,9 +37,9 @@ def from_torch(source, description=None, *, prefix="", key=None, batch_first=Non
 
     Without a description, layers are told by names and shapes: `weight_ih_l<k>` and its like are an
     LSTM, GRU or RNN by their rows (4, 3 or 1 times the hidden size), with layers, directions, bias
-    and projection; `weight_ih` alone is that of a cell, and becomes a layer; a matrix with a bias is
-    a Linear; one without is an Embedding or a Linear, whichever fits its neighbours; two vectors are
-    a LayerNorm. They are put one after the other in the order of the names, if their sizes fit.
+    and projection; `weight_ih` alone is that of a cell, and becomes a layer; a matrix with a bias
+    is a Linear; one without is an Embedding or a Linear, whichever fits its neighbours; two vectors
+    are a LayerNorm. They follow one another in the order of the names, if their sizes fit.
 
     What names and shapes cannot tell is PyTorch's default: the nonlinearity of an RNN is tanh,
     dropout 0, `batch_first` False, eps of a LayerNorm 1e-5, padding_idx of an Embedding None; and
@@ -52,11 +52,11 @@ def from_torch(source, description=None, *, prefix="", key=None, batch_first=Non
         live module, whose options are then taken from it: one of torch.nn's own, or a chain of
         these. Of a module of your own class the children are the chain.
     description : Module or dict, optional
-        A module of ours, which is copied and gets the arrays, by name if it has the same names, else
-        layer by layer in order. Or a dict from the names' prefixes to kinds, in the order in which
-        they are run: ``{"emb": "Embedding", "rnn": {"kind": "RNN", "nonlinearity": "relu"}, "act":
-        "Tanh", "head": "Linear"}``, where sizes may be left out, and layers without parameters have
-        any name that is free.
+        A module of ours, which is copied and gets the arrays, by name if it has the same names,
+        else layer by layer in order. Or a dict from the names' prefixes to kinds, in the order in
+        which they are run: ``{"emb": "Embedding", "rnn": {"kind": "RNN", "nonlinearity": "relu"},
+        "act": "Tanh", "head": "Linear"}``, where sizes may be left out, and layers without
+        parameters have any name that is free.
     prefix : str, default ""
         Take the names that begin so, and leave out the others.
     key : str, optional
@@ -110,13 +110,13 @@ def to_torch(model):
     Returns
     -------
     dict of str to array
-        Copies, with PyTorch's names, shapes, gate order and two biases: ``module.load_state_dict({n:
-        torch.from_numpy(a) for n, a in to_torch(model).items()})``.
+        Copies, with PyTorch's names, shapes, gate order and two biases; it takes them by
+        ``load_state_dict({n: torch.from_numpy(a) for n, a in to_torch(model).items()})``.
 
     Raises
     ------
     ValueError
-        Naming the first module that PyTorch does not have.
+        Naming the first recurrent module with an option that PyTorch does not have.
     """
     if not isinstance(model, Module):
         raise TypeError(f"model is {type(model).__name__}, expected a Module")
@@ -140,7 +140,8 @@ def _foreign_option(module):
         return "projection to hidden_size elements"
     for option, value in (module.variant or {}).items():
         if value is not None:
-            return option if module.cell != "rnn_tanh" else "such nonlinearity or clip"
+            is_nonlinearity = option == "activations" and isinstance(module, nn.RNN)
+            return "such nonlinearity" if is_nonlinearity else option
     return None
 
 
@@ -327,8 +328,8 @@ def _described(description, groups):
         options = {"kind": given} if isinstance(given, str) else given
         if not isinstance(options, Mapping) or options.get("kind") not in KINDS:
             raise ValueError(
-                f"description of {layer!r} is {given!r:.80}, expected one of {', '.join(KINDS)}, or "
-                "a dict with this as its kind and options"
+                f"description of {layer!r} is {given!r:.80}, expected one of {', '.join(KINDS)}, "
+                "or a dict with this as its kind and options"
             )
         sizes = _sizes(options["kind"], groups.get(layer, {}))
         specs.append((layer, {**sizes, **options}))
@@ -391,8 +392,8 @@ def _specs(module, path, own_class):
     elif kind in _PLAIN:
         if own_class:
             raise ValueError(
-                f"{path} is {kind}, inside a module of your own class: where its forward applies it "
-                "cannot be seen. Say so by description="
+                f"{path} is {kind}, inside a module of your own class: where its forward applies "
+                "it cannot be seen. Say so by description="
             )
         yield path, {"kind": kind, **{name: getattr(module, name) for name in _PLAIN[kind]}}
     else:
@@ -446,9 +447,10 @@ def _chain(specs, groups, batch_first):
     layers = []
     for layer, spec in specs:
         options = dict(spec)
-        if issubclass(KINDS[options["kind"]], _WITH_DTYPE):
+        kind = KINDS[options["kind"]]
+        if "dtype" in inspect.signature(kind).parameters:
             options.setdefault("dtype", dtype)
-        if batch_first is not None and issubclass(KINDS[options["kind"]], Recurrent):
+        if batch_first is not None and issubclass(kind, Recurrent):
             options.setdefault("batch_first", batch_first)
         try:
             module = nn.build(options)
