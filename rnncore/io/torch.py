@@ -7,6 +7,7 @@ PyTorch loads, `read_torch` reads the arrays of a file. None of them needs PyTor
 
 import copy
 import inspect
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -39,7 +40,8 @@ def from_torch(source, description=None, *, prefix="", key=None, batch_first=Non
     LSTM, GRU or RNN by their rows (4, 3 or 1 times the hidden size), with layers, directions, bias
     and projection; `weight_ih` alone is that of a cell, and becomes a layer; a matrix with a bias
     is a Linear; one without is an Embedding or a Linear, whichever fits its neighbours; two vectors
-    are a LayerNorm. They follow one another in the order of the names, if their sizes fit.
+    are a LayerNorm. They follow one another in the order of the names, if their sizes fit;
+    safetensors files sort their names, so there it is the one order that fits, or that of numbers.
 
     What names and shapes cannot tell is PyTorch's default: the nonlinearity of an RNN is tanh,
     dropout 0, `batch_first` False, eps of a LayerNorm 1e-5, padding_idx of an Embedding None; and
@@ -87,6 +89,7 @@ def from_torch(source, description=None, *, prefix="", key=None, batch_first=Non
         if isinstance(description, Module):
             return _filled(copy.deepcopy(description), groups)
         if description is None:
+            groups = _ordered(groups) if _is_safetensors(source) else groups
             specs = _module_specs(source, prefix) if live else _inferred(groups)
         elif isinstance(description, Mapping):
             specs = _described(description, groups)
@@ -148,10 +151,14 @@ def _foreign_option(module):
 # ---- names and arrays ---------------------------------------------------------------------------
 
 
+def _is_safetensors(source):
+    return isinstance(source, (str, os.PathLike)) and str(source).endswith(".safetensors")
+
+
 def _arrays(source, key):
     """A state_dict of arrays."""
     if isinstance(source, (str, os.PathLike)):
-        if not os.fspath(source).endswith(".safetensors"):
+        if not _is_safetensors(source):
             return read_torch(source, key)
         if key is not None:
             raise ValueError("key is given, but a safetensors file holds one state_dict")
@@ -318,6 +325,47 @@ def _recurrent_sizes(kind, arrays):
     return sizes
 
 
+# ---- order in files that do not keep it ---------------------------------------------------------
+
+
+def _ordered(groups):
+    """The layers of a safetensors file by their numbers, else in the one order that fits."""
+    parents = {layer.rpartition(".")[0] for layer in groups}
+    numbers = {layer: layer.rpartition(".")[2] for layer in groups}
+    if len(parents) == 1 and all(number.isdigit() for number in numbers.values()):
+        return {layer: groups[layer] for layer in sorted(groups, key=lambda n: int(numbers[n]))}
+    orders = list(itertools.islice(_orders(groups, None), 2)) if len(groups) <= 8 else []
+    if len(orders) != 1:
+        raise ValueError(
+            f"{'several orders' if orders else 'no order'} of these layers fit, and a safetensors "
+            f"file does not keep it: say it by description=. There are:{_table(groups)}"
+        )
+    return {layer: groups[layer] for layer in orders[0]}
+
+
+def _orders(left, width):
+    """Yield the orders of layers in which each takes what the one before gives, `width`."""
+    if not left:
+        yield []
+    for layer, arrays in left.items():
+        rest = {name: group for name, group in left.items() if name != layer}
+        for takes, gives in _ends(arrays):
+            if width is None or takes == width:
+                yield from ([layer, *order] for order in _orders(rest, gives))
+
+
+def _ends(arrays):
+    """What a layer may take and give; None: an embedding, which is first."""
+    if any(map(_RECURRENT.match, arrays)):
+        sizes = _sizes(_recurrent_kind(arrays), arrays)
+        outputs = sizes.get("proj_size", sizes["hidden_size"])
+        return [(sizes["input_size"], outputs * (1 + sizes["bidirectional"]))]
+    shape = arrays["weight"].shape if "weight" in arrays else ()
+    if len(shape) != 2:
+        return [(shape[-1], shape[-1])] if shape else []
+    return [shape[::-1]] if "bias" in arrays else [shape[::-1], (None, shape[1])]
+
+
 # ---- descriptions -------------------------------------------------------------------------------
 
 
@@ -331,7 +379,10 @@ def _described(description, groups):
                 f"description of {layer!r} is {given!r:.80}, expected one of {', '.join(KINDS)}, "
                 "or a dict with this as its kind and options"
             )
-        sizes = _sizes(options["kind"], groups.get(layer, {}))
+        try:
+            sizes = _sizes(options["kind"], groups.get(layer, {}))
+        except ValueError as error:
+            raise ValueError(f"{layer}: {error}. There are:{_table(groups)}") from None
         specs.append((layer, {**sizes, **options}))
     left = [layer for layer in groups if layer not in description]
     if left:

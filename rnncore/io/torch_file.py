@@ -51,10 +51,11 @@ def read_torch(path, key=None):
             raise ValueError(f"{size} of {len(data)} bytes could be read")
         archive = _Zip(data) if data[:4] == b"PK\x03\x04" else _Legacy(data)
         state_dict = _select(archive.tree, key)
-        _check_total(state_dict, len(data))
-        return {name: archive.array(record) for name, record in state_dict.items()}
+        arrays = {name: archive.array(record) for name, record in state_dict.items()}
+        _check_total(arrays, len(data))
     except (ValueError, OverflowError, struct.error) as error:
         raise ValueError(f"{path}: {error}") from None
+    return arrays
 
 
 # ---- where the state_dict lies ------------------------------------------------------------------
@@ -120,14 +121,9 @@ def _listed(names, joint, repr_=repr):
     return shown + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
-def _check_total(state_dict, size):
+def _check_total(arrays, size):
     """Refuse names that show the same bytes again and again, before anything copies them."""
-    total = 0
-    for record in state_dict.values():
-        count = np.dtype(record.dtype.code).itemsize
-        for n in record.shape:
-            count *= n
-        total += count
+    total = sum(array.nbytes for array in arrays.values())
     if total > max(8 * size, 1 << 20):
         raise ValueError(f"its tensors have {total} bytes together, the file {size}")
 

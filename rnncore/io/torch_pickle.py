@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-INSTRUCTIONS_MAX = 2_000_000
+INSTRUCTIONS_MAX = 1_000_000
 """Instructions of a pickle at most; a tensor takes about 30."""
 
 
