@@ -3,14 +3,6 @@
 Import it only where PyTorch is installed. `LSTM`, `GRU` and `RNN` are torch.nn's classes with
 another forward: constructor, parameters, state_dict, options and results are the same, autograd and
 PackedSequence included. `accelerate` turns the modules of a model into them.
-
-What the engine is not for is left to torch.nn's own forward, which these classes inherit: tensors
-on other devices than the CPU or in other types than float32 and float64, tensors of a class of
-their own, sizes of 0, calls under `torch.autocast`, inside `torch.export`, `torch.jit.trace` or a
-`torch.func` transform (`vmap`, `grad`), forward-mode gradients, and single steps of a GRU or RNN
-that is not frozen, for which torch.nn's are faster. Under `torch.compile` a call
-breaks the graph, as it does with torch.nn's. Gradients of gradients are refused. `torch.jit.script`
-needs the modules that `restore` gives back.
 """
 # SPDX-License-Identifier: Apache-2.0
 
@@ -146,7 +138,16 @@ def _layer(form, x, h0, c0, weights):
 
 
 class _Recurrent:
-    """The forward of the three classes; stands before torch.nn's class among their bases."""
+    """The forward of the three classes; stands before torch.nn's class among their bases.
+
+    What the engine is not for is left to torch.nn's own forward: tensors on other devices than the
+    CPU, of other types than float32 and float64, of a class of their own or without elements; calls
+    under `torch.autocast`, inside `torch.export`, `torch.jit.trace` or a `torch.func` transform
+    (`vmap`, `grad`); forward-mode gradients; and single steps of a GRU or RNN that is not frozen,
+    for which torch.nn's are faster. Under `torch.compile` a call breaks the graph, as it does with
+    torch.nn's. Gradients of gradients are refused. `torch.jit.script` needs the modules that
+    `restore` gives back.
+    """
 
     @torch.compiler.disable  # torch.nn's modules are not compiled either
     def forward(self, input, hx=None):

@@ -235,6 +235,29 @@ def test_cycles_and_depth_end(path):
     refused(path, tf.archive(laughs + b"}" + b"h\x50Ns"), "a key of a dict is list")
 
 
+def test_copies_of_copies_end(path):
+    """What a pickle kept it may name again for two bytes; it may not copy it each time."""
+    items = b"](" + b"".join(tf.tuple_of(tf.text(str(k)), b"N") for k in range(1000)) + b"eq\x00"
+    for name in ("collections\nOrderedDict", "builtins\nset"):
+        function = b"c" + name.encode() + b"\nq\x01"
+        copies = b"h\x01h\x00\x85R" * 50_000
+        refused(path, tf.archive(items + function + copies), "again and again")
+    text = tf.text("x" * 100_000) + b"q\x00" + tf.text("latin1") + b"q\x01"
+    copies = (tf.named("_codecs", "encode") + b"h\x00h\x01\x86R") * 10_000
+    refused(path, tf.archive(text + copies), "again and again")
+
+
+def test_one_dict_under_many_keys(path):
+    tensors = b"".join(tf.text(str(k)) + b"h\x00" for k in range(3000))
+    one = b"}(" + tf.text("t") + tf.tensor(SIX, (6,)) + b"q\x00" + tensors + b"uq\x01"
+    many = b"}(" + tf.text("m") + one + b"".join(tf.text(f"m{k}") + b"h\x01" for k in range(9999))
+    refused(path, tf.archive(many + b"u", {"0": BYTES}), "several state_dicts")
+
+
+def test_long_keys_are_refused(path):
+    refused(path, tf.archive(b"}" + tf.text("x" * 5000) + b"Ns"), "key of a dict has the length")
+
+
 def test_long_pickles_end(path):
     refused(path, tf.archive(b"N0" * 1_500_000), "instructions")
 

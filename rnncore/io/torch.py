@@ -315,14 +315,19 @@ def _sizes(kind, arrays):
 def _recurrent_sizes(kind, arrays):
     found = [m for m in map(_RECURRENT.match, arrays) if m]
     layers = max((int(m[3]) for m in found if len(m[3]) < 6), default=0) + 1
-    if layers > len(arrays):
-        raise ValueError(f"{', '.join(list(arrays)[:8])} name layers that are not there")
+    bidirectional = any(m[4] for m in found)
+    shape = _matrix(arrays, "weight_hh_l0").shape
+    for layer in range(layers):
+        for suffix in ("", "_reverse")[: 1 + bidirectional]:
+            name = f"weight_hh_l{layer}{suffix}"
+            if _matrix(arrays, name).shape != shape:
+                raise ValueError(f"{name} has shape {arrays[name].shape}, expected {shape}")
     sizes = {
         "input_size": _matrix(arrays, "weight_ih_l0").shape[1],
         "hidden_size": _matrix(arrays, "weight_hh_l0").shape[1],
         "num_layers": layers,
         "bias": any(m[1] == "bias" for m in found),
-        "bidirectional": any(m[4] for m in found),
+        "bidirectional": bidirectional,
     }
     if "weight_hr_l0" in arrays and kind == "LSTM":
         projection = _matrix(arrays, "weight_hr_l0").shape
