@@ -3,13 +3,6 @@
 Import it only where PyTorch is installed. `LSTM`, `GRU` and `RNN` are torch.nn's classes with
 another forward: constructor, parameters, state_dict, options and results are the same, autograd and
 PackedSequence included. `accelerate` turns the modules of a model into them.
-
-What the engine is not for is left to torch.nn's own forward, which these classes inherit: tensors
-on other devices than the CPU or in other types than float32 and float64, tensors of a class of
-their own, sizes of 0, calls under `torch.autocast`, inside `torch.export`, `torch.jit.trace` or a
-`torch.func` transform (`vmap`, `grad`), and forward-mode gradients. Under `torch.compile` a call
-breaks the graph, as it does with torch.nn's. Gradients of gradients are refused. `torch.jit.script`
-needs the modules that `restore` gives back.
 """
 # SPDX-License-Identifier: Apache-2.0
 
@@ -145,16 +138,35 @@ def _layer(form, x, h0, c0, weights):
 
 
 class _Recurrent:
-    """The forward of the three classes; stands before torch.nn's class among their bases."""
+    """The forward of the three classes; stands before torch.nn's class among their bases.
+
+    What the engine is not for is left to torch.nn's own forward: tensors on other devices than the
+    CPU, of other types than float32 and float64, of a class of their own or without elements; calls
+    under `torch.autocast`, inside `torch.export`, `torch.jit.trace` or a `torch.func` transform
+    (`vmap`, `grad`); forward-mode gradients; and single steps of a GRU or RNN that is not frozen,
+    for which torch.nn's are faster. Under `torch.compile` a call breaks the graph, as it does with
+    torch.nn's. Gradients of gradients are refused. `torch.jit.script` needs the modules that
+    `restore` gives back.
+    """
 
     @torch.compiler.disable  # torch.nn's modules are not compiled either
     def forward(self, input, hx=None):
         """Run whole sequences, as the forward of torch.nn's class of the same name."""
         packed = isinstance(input, PackedSequence)
         weights = self._weights()
-        if not self._is_for_engine(input.data if packed else input, hx, weights):
+        if self._is_short(input, packed) or not self._is_for_engine(
+            input.data if packed else input, hx, weights
+        ):
             return super().forward(input, hx)
         return (self._packed if packed else self._padded)(input, hx, weights)
+
+    def _is_short(self, x, packed):
+        """Whether packing the weights costs more than it gains: single steps but of LSTMs."""
+        if self.mode == "LSTM" or (_frozen and self in _frozen):
+            return False
+        if packed:
+            return len(x.batch_sizes) == 1
+        return x.dim() > 1 and x.size(1 if self.batch_first and x.dim() == 3 else 0) == 1
 
     def _is_for_engine(self, x, hx, weights):
         """Whether the engine computes this call; torch.nn's own forward does, if not."""

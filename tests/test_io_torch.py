@@ -161,7 +161,7 @@ REFUSED = {
     "alone": ({"scale": draw(3)}, "the layer without a prefix: scale are of no layer"),
     "gates": ({"weight_ih_l0": draw(10, 3), "weight_hh_l0": draw(10, 5)}, "no whole number"),
     "missing": ({"weight_ih_l0": draw(8, 3)}, "weight_hh_l0 is missing"),
-    "a hole": ({**tf.lstm_arrays(), "weight_ih_l9": draw(8, 2)}, "layers that are not there"),
+    "a hole": ({**tf.lstm_arrays(), "weight_ih_l9": draw(8, 2)}, "weight_hh_l1 is missing"),
     "other shape": ({**tf.lstm_arrays(), "bias_hh_l0": draw(7)}, "bias_hh_l0 has shape"),
     "integers": (
         {**tf.lstm_arrays(), "bias_hh_l0": np.zeros(8, int)},
@@ -238,7 +238,7 @@ def test_described_by_kinds():
         from_torch(arrays, {"head": "Linear"})
     with pytest.raises(ValueError, match="description of 'head' is 'Lin', expected one of"):
         from_torch(arrays, {"head": "Lin"})
-    with pytest.raises(ValueError, match="head: weight_ih_l0 is missing"):
+    with pytest.raises(ValueError, match="head: weight_hh_l0 is missing"):
         from_torch(arrays, {"head": "LSTM", "rnn": "RNN"})
     with pytest.raises(ValueError, match="rnn does not take what head gives"):
         from_torch(arrays, {"head": "Linear", "rnn": "RNN"})

@@ -324,6 +324,20 @@ def test_the_engine_is_used(monkeypatch):
     assert calls == []
 
 
+def test_single_steps_are_torchs_unless_frozen(monkeypatch):
+    for kind in ("GRU", "RNN"):
+        for batch_first in (False, True):
+            module = getattr(fast, kind)(3, 5, batch_first=batch_first).eval()
+            calls = counted(module, monkeypatch)
+            one = torch.randn(2, 1, 3) if batch_first else torch.randn(1, 2, 3)
+            for x in (one, torch.randn(1, 3), pack_padded_sequence(one, [1, 1], batch_first)):
+                module(x)
+            assert len(calls) == 3
+            with torch.no_grad():
+                fast.freeze(module)(one)
+            assert len(calls) == 3
+
+
 def test_other_types_are_torchs(monkeypatch):
     theirs, ours = pair("LSTM", 3, 5)
     calls = counted(ours, monkeypatch)
@@ -376,6 +390,7 @@ def test_compile_breaks_the_graph():
 BAD = {
     "axes": lambda m, kind: m(torch.randn(1, 1, 4, 3)),
     "one axis": lambda m, kind: m(torch.randn(3)),
+    "no axis": lambda m, kind: m(torch.tensor(1.0)),
     "width": lambda m, kind: m(torch.randn(4, 2, 7)),
     "type": lambda m, kind: m(torch.randn(4, 2, 3, dtype=torch.float64)),
     "integers": lambda m, kind: m(torch.zeros(4, 2, 3, dtype=torch.int64)),

@@ -82,15 +82,20 @@ def from_torch(source, description=None, *, prefix="", key=None, batch_first=Non
         raise ValueError("key is given, expected it for a file of torch.save only")
     if batch_first is not None and (live or isinstance(description, Module)):
         raise ValueError("batch_first is given, but the module says it")
+    if live:
+        source, prefix = _part(source, prefix), ""
     arrays = _arrays(source.state_dict() if live else source, key)
-    groups = _groups(_stripped(arrays, prefix))
+    whole = live and description is None  # the names are then those of the modules inside
+    groups = _groups(
+        {_bare(n): a for n, a in arrays.items()} if whole else _stripped(arrays, prefix)
+    )
     before = random.get_state()
     try:
         if isinstance(description, Module):
             return _filled(copy.deepcopy(description), groups)
         if description is None:
             groups = _ordered(groups) if _is_safetensors(source) else groups
-            specs = _module_specs(source, prefix) if live else _inferred(groups)
+            specs = _module_specs(source) if live else _inferred(groups)
         elif isinstance(description, Mapping):
             specs = _described(description, groups)
         else:
@@ -310,14 +315,19 @@ def _sizes(kind, arrays):
 def _recurrent_sizes(kind, arrays):
     found = [m for m in map(_RECURRENT.match, arrays) if m]
     layers = max((int(m[3]) for m in found if len(m[3]) < 6), default=0) + 1
-    if layers > len(arrays):
-        raise ValueError(f"{', '.join(list(arrays)[:8])} name layers that are not there")
+    bidirectional = any(m[4] for m in found)
+    shape = _matrix(arrays, "weight_hh_l0").shape
+    for layer in range(layers):
+        for suffix in ("", "_reverse")[: 1 + bidirectional]:
+            name = f"weight_hh_l{layer}{suffix}"
+            if _matrix(arrays, name).shape != shape:
+                raise ValueError(f"{name} has shape {arrays[name].shape}, expected {shape}")
     sizes = {
         "input_size": _matrix(arrays, "weight_ih_l0").shape[1],
         "hidden_size": _matrix(arrays, "weight_hh_l0").shape[1],
         "num_layers": layers,
         "bias": any(m[1] == "bias" for m in found),
-        "bidirectional": any(m[4] for m in found),
+        "bidirectional": bidirectional,
     }
     if "weight_hr_l0" in arrays and kind == "LSTM":
         projection = _matrix(arrays, "weight_hr_l0").shape
@@ -418,14 +428,20 @@ _CELLS = {"LSTMCell": "LSTM", "GRUCell": "GRU", "RNNCell": "RNN"}
 _OWNERS = ("torch.nn.modules.", "rnncore.torch")
 
 
-def _module_specs(module, prefix):
+def _part(module, prefix):
+    """The module at a prefix, without what DataParallel and torch.compile put around it."""
+    try:
+        module = module.get_submodule(prefix.removesuffix("."))
+    except AttributeError as error:
+        raise ValueError(f"prefix is {prefix!r}, but there is no such module: {error}") from None
+    while type(module).__name__ in ("DataParallel", "DistributedDataParallel", "OptimizedModule"):
+        (module,) = module.children()
+    return module
+
+
+def _module_specs(module):
     """[(prefix, spec)] of a live module and those inside it, in order."""
-    specs = list(_specs(module, "", own_class=False))
-    return [
-        (_bare(name).removeprefix(prefix).removesuffix("."), spec)
-        for name, spec in specs
-        if (_bare(name) + ".").startswith(prefix)
-    ]
+    return [(_bare(path), spec) for path, spec in _specs(module, "", own_class=False)]
 
 
 def _specs(module, path, own_class):

@@ -78,8 +78,10 @@ def _select(tree, key):
     if not isinstance(tree, dict):
         raise ValueError(f"it holds {_what(tree)}, expected a state_dict")
     inside = {n: v for n, v in tree.items() if type(n) is str and isinstance(v, dict)}
-    usual = [n for n in inside if n in WRAPPERS and _is_state_dict(inside[n])]
-    fitting = usual or [n for n in inside if _is_state_dict(inside[n])]
+    fit = {id(v): v for v in inside.values()}  # each is looked at once, under however many keys
+    fit = {key for key, v in fit.items() if _is_state_dict(v)}
+    fitting = [n for n in inside if id(inside[n]) in fit]
+    fitting = [n for n in fitting if n in WRAPPERS] or fitting
     if len(fitting) == 1:
         return inside[fitting[0]]
     if fitting:

@@ -14,6 +14,8 @@ import numpy as np
 
 INSTRUCTIONS_MAX = 1_000_000
 """Instructions of a pickle at most; a tensor takes about 30."""
+KEY_MAX = 4096
+"""Characters of a key at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +215,8 @@ def _key(value):
         raise ValueError(f"a key of a dict is {type(value).__name__}, expected text or a number")
     if isinstance(value, int) and abs(value) >= 2**60:
         raise ValueError("a key of a dict is beyond 60 bits")
-    if isinstance(value, tuple) and len(value) > 16:
-        raise ValueError(f"a key of a dict has {len(value)} parts")
+    if isinstance(value, (tuple, str, bytes)) and len(value) > (16 if whole else KEY_MAX):
+        raise ValueError(f"a key of a dict has the length {len(value)}")
     return value
 
 
@@ -239,6 +241,7 @@ class Machine:
         self.end = start
         self.stack = []
         self.memo = {}
+        self.copied = 0
 
     def run(self):
         """Return what the pickle describes: plain data, and TensorRecords for tensors."""
@@ -319,6 +322,10 @@ class Machine:
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, _Function) or type(arguments) is not tuple:
             raise ValueError(f"its pickle calls {type(function).__name__}")
+        sized = (str, bytes, tuple, list, dict)
+        self.copied += sum(len(value) for value in arguments if isinstance(value, sized))
+        if self.copied > len(self.data):
+            raise ValueError("its pickle copies the same values again and again")
         try:
             self.stack.append(function.call(*arguments))
         except TypeError:

@@ -75,12 +75,12 @@ def test_changed_bytes(kind, tmp_path):
             data = mutated(seed, chosen)
             path.write_bytes(make(data))
             tracemalloc.reset_peak()
-            before, start = tracemalloc.get_traced_memory()[0], time.perf_counter()
+            before, start = tracemalloc.get_traced_memory()[0], time.process_time()
             try:
                 from_torch(path)
             except ValueError:
                 refusals += 1
-            assert time.perf_counter() - start < 1
+            assert time.process_time() - start < 1
             assert tracemalloc.get_traced_memory()[1] - before < 5_000_000
     finally:
         tracemalloc.stop()
