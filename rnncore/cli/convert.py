@@ -22,6 +22,8 @@ SYSTEMS = {
 }
 """Which system writes files that end so."""
 
+NAMES = {"torch": "PyTorch", "keras": "Keras", "onnx": "ONNX", "rnncore": "rnncore"}
+
 
 def add(commands):
     """Add the command's parser."""
@@ -136,7 +138,7 @@ def report(path, system, model):
         (str(k), repr(layer).split("\n")[0], f"{count(layer):,}") for k, layer in enumerate(layers)
     ]
     widths = [max(len(row[k]) for row in rows) for k in range(3)] if rows else [0, 0, 0]
-    lines = [f"{path}: a model of {system}", ""]
+    lines = [f"{path}: a model of {NAMES[system]}", ""]
     lines += [f"  {a:>{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
     return [*lines, "", f"parameters: {count(model):,}"]
 
