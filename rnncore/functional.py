@@ -8,6 +8,7 @@ from rnncore.precision import products_of
 from rnncore.tape import needs_grad
 from rnncore.tensor import Tensor, as_tensor, record
 from rnncore.threads import get_num_threads
+from rnncore.windows import Windows
 
 
 def _alike(tensors):
@@ -248,6 +249,96 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
         return dx.reshape(x.shape), dw_out, db_out
 
     return record("layer_norm", y.reshape(x.shape), (x, weight, bias), backward)
+
+
+def conv1d(
+    x,
+    weight,
+    bias=None,
+    *,
+    stride=1,
+    padding=(0, 0),
+    dilation=1,
+    groups=1,
+    lengths=None,
+    batch_first=False,
+):
+    """Convolution over the steps of sequences: one product a group, windows times weight.
+
+    Parameters
+    ----------
+    x : Tensor, shape (T, B, in_channels), or (B, T, in_channels) with `batch_first`
+    weight : Tensor, shape (out_channels, in_channels / groups, kernel_size)
+    bias : Tensor, shape (out_channels,), optional
+    stride, dilation, groups : int
+    padding : (int, int)
+        Steps of zeros before and after.
+    lengths : integers, shape (B,), optional
+        See `nn.Conv1d.forward`.
+    batch_first : bool
+
+    Returns
+    -------
+    Tensor, shape (T', B, out_channels) or (B, T', out_channels)
+        T' is `windows.steps_after` of T.
+    """
+    weight = as_tensor(weight, name="weight")
+    if weight.ndim != 3:
+        raise ValueError(
+            f"weight has shape {weight.shape}, expected (out_channels, in_channels / groups, "
+            "kernel_size)"
+        )
+    x = as_tensor(x, weight.dtype, "input")
+    (bias,) = _weights((bias,), weight.dtype, "bias")
+    outputs, inputs, kernel = weight.shape
+    if groups < 1 or outputs % groups:
+        raise ValueError(f"groups is {groups}, expected a divisor of out_channels = {outputs}")
+    if x.ndim != 3 or x.shape[2] != inputs * groups:
+        raise ValueError(
+            f"input has shape {x.shape}, expected (steps, batch, in_channels = {inputs * groups})"
+        )
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"bias has shape {bias.shape}, expected (out_channels,) = ({outputs},)")
+    engine, threads = config.engine(), get_num_threads()
+    order = (1, 0, 2) if batch_first else (0, 1, 2)
+    frames = x.data.transpose(order)
+    windows = Windows(frames, kernel, stride, padding, dilation, groups, lengths)
+    matrices = weight.data.transpose(0, 2, 1).reshape(outputs, kernel * inputs)
+    parts = [slice(k, k + outputs // groups) for k in range(0, outputs, outputs // groups)]
+    y = np.empty((windows.count, frames.shape[1], outputs), x.dtype)
+    for group, part in enumerate(parts):
+        b = None if bias is None else bias.data[part]
+        product = _engine.linear_forward(
+            engine, windows.rows(group), matrices[part], b, threads=threads
+        )
+        y[..., part] = product.reshape(y[..., part].shape)
+    y = np.ascontiguousarray(windows.used(y).transpose(order))
+
+    def backward(dy):
+        dw, dw_out = _accumulator(weight)
+        db, db_out = _accumulator(bias)
+        dmatrices = None if dw is None else np.zeros_like(matrices)
+        dpadded = windows.zeros() if x.requires_grad else None
+        dy = windows.used(np.array(dy.transpose(order), order="C"))
+        for group, part in enumerate(parts):
+            dwindows = _engine.linear_backward(
+                engine,
+                _rows(dy[..., part]),
+                windows.rows(group),
+                matrices[part],
+                need_dx=x.requires_grad,
+                dweight=None if dw is None else dmatrices[part],
+                dbias=None if db is None else db[part],
+                threads=threads,
+            )
+            if x.requires_grad:
+                windows.add_rows(dpadded, group, dwindows)
+        if dw is not None:
+            dw += dmatrices.reshape(outputs, kernel, inputs).transpose(0, 2, 1)
+        dx = windows.frames(dpadded).transpose(order) if x.requires_grad else None
+        return dx, dw_out, db_out
+
+    return record("conv1d", y, (x, weight, bias), backward)
 
 
 def recurrent_layer(

@@ -277,6 +277,7 @@ FLOORS = {
     "random": 1,
     "tape": 1,
     "precision": 1,
+    "windows": 1,
     "tensor": 2,
     "functional": 3,
     "nn": 4,

@@ -4,6 +4,7 @@
 from rnncore.nn import init
 from rnncore.nn.basic import Embedding, LayerNorm, Linear, ReLU, Sigmoid, Tanh
 from rnncore.nn.containers import Sequential
+from rnncore.nn.convolution import Conv1d
 from rnncore.nn.loss import CrossEntropyLoss, MSELoss
 from rnncore.nn.module import Module, Parameter
 from rnncore.nn.recurrent import GRU, LSTM, RNN, detach_state
@@ -14,6 +15,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Conv1d",
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",

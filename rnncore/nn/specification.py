@@ -3,12 +3,25 @@
 
 from rnncore.nn.basic import Embedding, LayerNorm, Linear, ReLU, Sigmoid, Tanh
 from rnncore.nn.containers import Sequential
+from rnncore.nn.convolution import Conv1d
 from rnncore.nn.recurrent import GRU, LSTM, RNN
 from rnncore.nn.regularize import Dropout
 
 KINDS = {
     kind.__name__: kind
-    for kind in (RNN, LSTM, GRU, Linear, Embedding, LayerNorm, Dropout, Tanh, Sigmoid, ReLU)
+    for kind in (
+        RNN,
+        LSTM,
+        GRU,
+        Linear,
+        Conv1d,
+        Embedding,
+        LayerNorm,
+        Dropout,
+        Tanh,
+        Sigmoid,
+        ReLU,
+    )
 }
 
 
