@@ -69,6 +69,16 @@ struct rnn_norm_forward {
     void *mean, *rstd; /* [rows]; NULL: not wanted */
 };
 
+/* y = x scale + shift; y may be x. */
+struct rnn_scale_rows {
+    size_t rows, width;
+    const void *x;
+    size_t ldx;
+    const void *scale, *shift; /* [width] */
+    void *y;
+    size_t ldy;
+};
+
 /* dx of each row. */
 struct rnn_norm_backward {
     size_t rows, width;
