@@ -373,6 +373,38 @@ def layer_norm_backward(Engine engine not None, dy, x, mean, rstd, weight=None, 
     return dx
 
 
+def scale_forward(Engine engine not None, x, scale, shift, int threads=1):
+    """y = x scale + shift.
+
+    Parameters
+    ----------
+    x : array, shape (N, F)
+    scale, shift : arrays, shape (F,)
+
+    Returns
+    -------
+    y : array, shape (N, F)
+    """
+    cdef int number = real_type(x, "x")
+    cdef cnp.ndarray x_ = matrix(x, number, "x")
+    cdef size_t rows = x_.shape[0], features = x_.shape[1]
+    cdef rnn_status status
+    cdef rnn_engine *handle = engine.handle
+    cdef rnn_dtype dtype = engine_dtype(number)
+    expect_threads(threads)
+    s = optional_readable(scale, number, (features,), "scale", "(features,)")
+    b = optional_readable(shift, number, (features,), "shift", "(features,)")
+    y = np.empty((rows, features), dtype_name(number))
+    cdef const void *xp = data(x_)
+    cdef const void *sp = data(s)
+    cdef const void *bp = data(b)
+    cdef void *yp = data(y)
+    with nogil:
+        status = rnn_scale_forward(handle, dtype, rows, features, xp, sp, bp, yp, threads)
+    check(status)
+    return y
+
+
 # ---- activations --------------------------------------------------------------------------------
 
 cdef rnn_map map_of(str name) except *:

@@ -251,6 +251,81 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
     return record("layer_norm", y.reshape(x.shape), (x, weight, bias), backward)
 
 
+def batch_norm_folded(mean, var, weight, bias, eps):
+    """(x - mean) / sqrt(var + eps) weight + bias as x scale + shift: both in the mean's dtype."""
+    with np.errstate(all="ignore"):
+        scale = (var.astype(np.float64) + eps) ** -0.5
+        if weight is not None:
+            scale = scale * weight.data
+        shift = -mean.astype(np.float64) * scale
+        if bias is not None:
+            shift = shift + bias.data
+        return scale.astype(mean.dtype), shift.astype(mean.dtype)
+
+
+def batch_norm(x, weight=None, bias=None, eps=1e-5, *, mean=None, var=None):
+    """Normalise each feature by a mean and a variance, then scale and shift it.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., F)
+    weight, bias : Tensor, shape (F,), optional
+    eps : float, default 1e-5
+    mean, var : arrays, shape (F,), optional
+        Given: constants, and the result is one multiplication and one addition. Otherwise those of
+        all rows of x, the variance the biased one, added up in float64.
+
+    Returns
+    -------
+    Tensor, shape (..., F)
+    mean, var : arrays, shape (F,), of float64
+        With the statistics of x only.
+    """
+    x = as_tensor(x)
+    weight, bias = _weights((weight, bias), x.dtype, "weight", "bias")
+    rows = _rows(x.data)
+    count = len(rows)
+    fixed = mean is not None
+    if not fixed:
+        if count < 2:
+            raise ValueError(
+                f"input has shape {x.shape}: training needs more than one row of each feature"
+            )
+        with np.errstate(all="ignore"):
+            mean = rows.mean(axis=0, dtype=np.float64)
+            var = np.square(rows - mean).mean(axis=0)
+    with np.errstate(all="ignore"):
+        rstd = ((var.astype(np.float64) + eps) ** -0.5).astype(x.dtype)
+        if not fixed:
+            y = (rows - mean).astype(x.dtype) * rstd
+            y = y if weight is None else y * weight.data
+            y = y if bias is None else y + bias.data
+    if fixed:
+        scale, shift = batch_norm_folded(mean, var, weight, bias, eps)
+        y = _engine.scale_forward(config.engine(), rows, scale, shift, threads=get_num_threads())
+
+    def backward(g):
+        dw, dw_out = _accumulator(weight)
+        db, db_out = _accumulator(bias)
+        g = _rows(g)
+        u = (rows - mean).astype(x.dtype) * rstd
+        sum_g = g.sum(axis=0, dtype=np.float64)
+        sum_gu = (g * u).sum(axis=0, dtype=np.float64)
+        if dw is not None:
+            dw += sum_gu.astype(x.dtype)
+        if db is not None:
+            db += sum_g.astype(x.dtype)
+        if not x.requires_grad:
+            return None, dw_out, db_out
+        if not fixed:
+            g = g - (sum_g / count).astype(x.dtype) - u * (sum_gu / count).astype(x.dtype)
+        dx = g * (rstd if weight is None else rstd * weight.data)
+        return dx.reshape(x.shape), dw_out, db_out
+
+    y = record("batch_norm", y.reshape(x.shape), (x, weight, bias), backward)
+    return y if fixed else (y, mean, var)
+
+
 def conv1d(
     x,
     weight,

@@ -11,6 +11,7 @@ from rnncore.nn.basic import Activation, Embedding, LayerNorm, Linear
 from rnncore.nn.containers import Sequential
 from rnncore.nn.convolution import Conv1d
 from rnncore.nn.module import Module
+from rnncore.nn.normalisation import BatchNorm1d
 from rnncore.nn.recurrent import Recurrent
 from rnncore.nn.regularize import Dropout
 from rnncore.threads import get_num_threads
@@ -203,7 +204,7 @@ def _common(values, name):
 
 def _inputs(modules):
     first = next((m for m in modules if not isinstance(m, Activation)), None)
-    for name in ("input_size", "in_features", "in_channels"):
+    for name in ("input_size", "in_features", "in_channels", "num_features"):
         if hasattr(first, name):
             return getattr(first, name)
     return first.normalized_shape[0] if isinstance(first, LayerNorm) else 0
@@ -238,6 +239,9 @@ def _layers(module):
             "dilation": module.dilation,
             "groups": module.groups,
         }
+    elif isinstance(module, BatchNorm1d):
+        scale, shift = module.folded()
+        yield {"kind": "scale", "scale": scale, "shift": shift}
     elif isinstance(module, LayerNorm):
         yield {
             "kind": "layer_norm",

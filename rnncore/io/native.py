@@ -132,6 +132,8 @@ def _least_parameters(spec):
         + outputs * (count("in_features") + bool(spec.get("bias", True)))
         + channels * count("in_channels") * count("kernel_size") // max(count("groups", 1), 1)
         + channels * bool(spec.get("bias", True))
+        + count("num_features") * bool(spec.get("affine", True))
+        + count("num_features") * bool(spec.get("track_running_stats", True))
         + count("num_embeddings") * count("embedding_dim")
         + count("normalized_shape") * bool(spec.get("elementwise_affine", True))
     )

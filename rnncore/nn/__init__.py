@@ -7,6 +7,7 @@ from rnncore.nn.containers import Sequential
 from rnncore.nn.convolution import Conv1d
 from rnncore.nn.loss import CrossEntropyLoss, MSELoss
 from rnncore.nn.module import Module, Parameter
+from rnncore.nn.normalisation import BatchNorm1d
 from rnncore.nn.recurrent import GRU, LSTM, RNN, detach_state
 from rnncore.nn.regularize import Dropout
 from rnncore.nn.specification import build
@@ -15,6 +16,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "BatchNorm1d",
     "Conv1d",
     "CrossEntropyLoss",
     "Dropout",

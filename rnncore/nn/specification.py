@@ -4,6 +4,7 @@
 from rnncore.nn.basic import Embedding, LayerNorm, Linear, ReLU, Sigmoid, Tanh
 from rnncore.nn.containers import Sequential
 from rnncore.nn.convolution import Conv1d
+from rnncore.nn.normalisation import BatchNorm1d
 from rnncore.nn.recurrent import GRU, LSTM, RNN
 from rnncore.nn.regularize import Dropout
 
@@ -15,6 +16,7 @@ KINDS = {
         GRU,
         Linear,
         Conv1d,
+        BatchNorm1d,
         Embedding,
         LayerNorm,
         Dropout,
