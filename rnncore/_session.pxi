@@ -3,7 +3,23 @@
 
 from libc.stdlib cimport calloc, free
 
-MAPS = {"exp": RNN_MAP_EXP, "tanh": RNN_MAP_TANH, "sigmoid": RNN_MAP_SIGMOID, "relu": RNN_MAP_RELU}
+MAPS = {
+    "exp": RNN_MAP_EXP,
+    "tanh": RNN_MAP_TANH,
+    "sigmoid": RNN_MAP_SIGMOID,
+    "relu": RNN_MAP_RELU,
+    "leaky_relu": RNN_MAP_LEAKY_RELU,
+    "elu": RNN_MAP_ELU,
+    "hard_sigmoid": RNN_MAP_HARD_SIGMOID,
+    "softsign": RNN_MAP_SOFTSIGN,
+    "softplus": RNN_MAP_SOFTPLUS,
+    "hard_tanh": RNN_MAP_HARD_TANH,
+    "gelu": RNN_MAP_GELU,
+    "gelu_tanh": RNN_MAP_GELU_TANH,
+    "silu": RNN_MAP_SILU,
+    "log_sigmoid": RNN_MAP_LOG_SIGMOID,
+}
+"""Functions of each element; the way back of the first four takes y, of the others x."""
 
 
 @cython.no_gc_clear  # __dealloc__ gives memory back to the engine: it must still be there
@@ -22,7 +38,7 @@ cdef class Session:
         ``{"kind": "embedding", "weight"}``, ``{"kind": "layer_norm", "weight", "bias", "eps"}``,
         ``{"kind": "scale", "scale", "shift"}``, ``{"kind": "conv", "weight", "bias", "stride",
         "padding", "dilation", "groups"}`` (padding: steps before and after),
-        ``{"kind": "map", "name"}``.
+        ``{"kind": "softmax", "log"}``, ``{"kind": "map", "name"}`` and, where the function has them, "alpha" and "beta".
     inputs : int
         Features of the input; ignored when the first layer is an embedding.
     batch_first : bool
@@ -77,7 +93,10 @@ cdef class Session:
             return self.add_recurrent(layer["cell"], layer["weights"], layer.get("variant"),
                                       layer.get("initial"))
         if kind == "map":
-            return check(rnn_session_add_map(self.handle, MAPS[layer["name"]]))
+            return check(rnn_session_add_map(self.handle, map_of(layer["name"]),
+                                             layer.get("alpha", 0), layer.get("beta", 0)))
+        if kind == "softmax":
+            return check(rnn_session_add_softmax(self.handle, layer["log"]))
         if kind == "conv":
             return self.add_conv(layer)
         weight, bias = layer.get("weight"), layer.get("bias")
@@ -108,7 +127,7 @@ cdef class Session:
             return check(rnn_session_add_layer_norm(self.handle, layer["eps"], data(weight),
                                                     data(bias)))
         raise ValueError(f"layer kind is {kind!r}, expected recurrent, linear, embedding, "
-                         f"layer_norm, scale, conv or map")
+                         f"layer_norm, scale, softmax, conv or map")
 
     cdef int add_conv(self, dict layer) except -1:
         cdef rnn_conv_options options

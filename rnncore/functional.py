@@ -4,6 +4,19 @@
 import numpy as np
 
 from rnncore import _engine, config, random
+from rnncore.activations import elu as elu
+from rnncore.activations import exp as exp
+from rnncore.activations import gelu as gelu
+from rnncore.activations import hardsigmoid as hardsigmoid
+from rnncore.activations import hardtanh as hardtanh
+from rnncore.activations import leaky_relu as leaky_relu
+from rnncore.activations import logsigmoid as logsigmoid
+from rnncore.activations import relu as relu
+from rnncore.activations import sigmoid as sigmoid
+from rnncore.activations import silu as silu
+from rnncore.activations import softplus as softplus
+from rnncore.activations import softsign as softsign
+from rnncore.activations import tanh as tanh
 from rnncore.precision import products_of
 from rnncore.tape import needs_grad
 from rnncore.tensor import Tensor, as_tensor, record
@@ -47,40 +60,6 @@ def stack(tensors, axis=0):
     tensors = _alike(tensors)
     data = np.stack([t.data for t in tensors], axis)
     return record("stack", data, tensors, lambda g: tuple(np.moveaxis(g, axis, 0)))
-
-
-# ---- elementwise --------------------------------------------------------------------------------
-
-
-def _map(name, x):
-    x = as_tensor(x)
-    engine, threads = config.engine(), get_num_threads()
-    y = _engine.map_forward(engine, name, x.data, threads=threads)
-
-    def backward(g):
-        return (_engine.map_backward(engine, name, y, g, threads=threads),)
-
-    return record(name, y, (x,), backward)
-
-
-def exp(x):
-    """exp(x), element by element, within 2 ulp."""
-    return _map("exp", x)
-
-
-def tanh(x):
-    """tanh(x), element by element, within 2 ulp."""
-    return _map("tanh", x)
-
-
-def sigmoid(x):
-    """1 / (1 + exp(-x)), element by element, within 2 ulp."""
-    return _map("sigmoid", x)
-
-
-def relu(x):
-    """max(x, 0), element by element; NaN stays NaN."""
-    return _map("relu", x)
 
 
 def dropout(x, p=0.5, training=True):

@@ -7,7 +7,8 @@ import numpy as np
 
 from rnncore import _engine, config
 from rnncore._engine import Stream
-from rnncore.nn.basic import Activation, Embedding, LayerNorm, Linear
+from rnncore.nn.activation import Activation, Softmax
+from rnncore.nn.basic import Embedding, LayerNorm, Linear
 from rnncore.nn.containers import Sequential
 from rnncore.nn.convolution import Conv1d
 from rnncore.nn.module import Module
@@ -203,7 +204,7 @@ def _common(values, name):
 
 
 def _inputs(modules):
-    first = next((m for m in modules if not isinstance(m, Activation)), None)
+    first = next((m for m in modules if not isinstance(m, (Activation, Softmax))), None)
     for name in ("input_size", "in_features", "in_channels", "num_features"):
         if hasattr(first, name):
             return getattr(first, name)
@@ -250,7 +251,9 @@ def _layers(module):
             "eps": module.eps,
         }
     elif isinstance(module, Activation):
-        yield {"kind": "map", "name": module.name}
+        yield {"kind": "map", **dict(zip(("name", "alpha", "beta"), module.map, strict=False))}
+    elif isinstance(module, Softmax):
+        yield {"kind": "softmax", "log": module.log}
     else:
         raise TypeError(f"a Session cannot run {type(module).__name__}")
 

@@ -279,6 +279,7 @@ FLOORS = {
     "precision": 1,
     "windows": 1,
     "tensor": 2,
+    "activations": 3,
     "functional": 3,
     "nn": 4,
     "optim": 4,

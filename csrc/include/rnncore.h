@@ -88,12 +88,23 @@ typedef struct rnn_variant {
     size_t projection; /* LSTM, P: h = W_hr (o f(c)) has this many elements, at most H; 0: H */
 } rnn_variant;
 
+/* A function of each element, with parameters alpha and beta where it has them. */
 typedef enum rnn_map {
     RNN_MAP_EXP = 0,
     RNN_MAP_TANH = 1,
-    RNN_MAP_SIGMOID = 2,
-    RNN_MAP_RELU = 3,
-    RNN_MAP_COUNT = 4
+    RNN_MAP_SIGMOID = 2,      /* 1 / (1 + exp(-x)) */
+    RNN_MAP_RELU = 3,         /* max(0, x) */
+    RNN_MAP_LEAKY_RELU = 4,   /* x < 0 ? alpha x : x */
+    RNN_MAP_ELU = 5,          /* x < 0 ? alpha (exp(x) - 1) : x */
+    RNN_MAP_HARD_SIGMOID = 6, /* max(0, min(1, alpha x + beta)) */
+    RNN_MAP_SOFTSIGN = 7,     /* x / (1 + |x|) */
+    RNN_MAP_SOFTPLUS = 8,     /* alpha x > beta ? x : log(1 + exp(alpha x)) / alpha */
+    RNN_MAP_HARD_TANH = 9,    /* max(alpha, min(beta, x)) */
+    RNN_MAP_GELU = 10,        /* x times the probability that a normal variable is below x */
+    RNN_MAP_GELU_TANH = 11,   /* x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 */
+    RNN_MAP_SILU = 12,        /* x sigmoid(x) */
+    RNN_MAP_LOG_SIGMOID = 13, /* -log(1 + exp(-x)) */
+    RNN_MAP_COUNT = 14
 } rnn_map;
 
 /* Version of the library, e.g. "0.1.0". */
@@ -297,7 +308,11 @@ typedef struct rnn_conv_options {
 RNN_API rnn_status rnn_session_add_conv(rnn_session *session, const rnn_conv_options *options,
                                         const void *weight /* [O,I/groups,kernel] */,
                                         const void *bias /* [O] or NULL */);
-RNN_API rnn_status rnn_session_add_map(rnn_session *session, rnn_map map);
+
+/* softmax over the features, or its logarithm. */
+RNN_API rnn_status rnn_session_add_softmax(rnn_session *session, int log);
+RNN_API rnn_status rnn_session_add_map(rnn_session *session, rnn_map map, double alpha,
+                                       double beta);
 
 /* Steps of the output for so many of the input: others where there are convolutions. */
 RNN_API size_t rnn_session_steps(const rnn_session *session, size_t steps);
@@ -423,14 +438,17 @@ RNN_API rnn_status rnn_scale_forward(const rnn_engine *engine, rnn_dtype dtype, 
                                      size_t features, const void *x, const void *scale,
                                      const void *shift, void *y, int threads);
 
-/* y = f(x) for `count` elements, within 2 ulp, subnormals kept; y may be x. */
+/* y = f(x) for `count` elements, subnormals kept, within 2 ulp for the first four functions; y may
+ * be x. docs/numerics.md has the others' errors. */
 RNN_API rnn_status rnn_map_forward(const rnn_engine *engine, rnn_dtype dtype, rnn_map map,
-                                   size_t count, const void *x, void *y, int threads);
+                                   double alpha, double beta, size_t count, const void *x, void *y,
+                                   int threads);
 
-/* dx = dy f'(x), worked out from y = f(x); dx may be dy. */
+/* dx = dy f'(x), worked out from v: y = f(x) for RNN_MAP_EXP to RNN_MAP_RELU, x for the others. At
+ * a kink it is the slope on the left; dx may be dy. */
 RNN_API rnn_status rnn_map_backward(const rnn_engine *engine, rnn_dtype dtype, rnn_map map,
-                                    size_t count, const void *y, const void *dy, void *dx,
-                                    int threads);
+                                    double alpha, double beta, size_t count, const void *v,
+                                    const void *dy, void *dx, int threads);
 
 /* ---- optimisers: one step over `count` parameters, formulas of torch.optim ------------------ */
 

@@ -7,6 +7,7 @@
 #include "core/fpenv.h"
 #include "core/memory.h"
 #include "core/status.h"
+#include "nn/border.h"
 #include "sequence/layer.h"
 
 rnn_status rnn_session_create(const rnn_engine *engine, rnn_dtype dtype, size_t input, int tokens,
@@ -183,6 +184,13 @@ rnn_status rnn_session_add_scale(rnn_session *session, const void *scale, const 
     return finish_layer(session, layer, status);
 }
 
+rnn_status rnn_session_add_softmax(rnn_session *session, int log) {
+    struct rnn_layer *layer = NULL;
+    RNN_TRY(next_layer(session, RNN_LAYER_SOFTMAX, &layer));
+    layer->log = log != 0;
+    return finish_layer(session, layer, RNN_OK);
+}
+
 rnn_status rnn_session_add_conv(rnn_session *session, const rnn_conv_options *options,
                                 const void *weight, const void *bias) {
     struct rnn_layer *layer = NULL;
@@ -195,13 +203,13 @@ rnn_status rnn_session_add_conv(rnn_session *session, const rnn_conv_options *op
     return finish_layer(session, layer, status);
 }
 
-rnn_status rnn_session_add_map(rnn_session *session, rnn_map map) {
+rnn_status rnn_session_add_map(rnn_session *session, rnn_map map, double alpha, double beta) {
     struct rnn_layer *layer = NULL;
     RNN_TRY(next_layer(session, RNN_LAYER_MAP, &layer));
-    if ((unsigned)map >= RNN_MAP_COUNT)
-        return rnn_fail(RNN_ERR_ARGUMENT, "map is %d, expected 0 to %d", (int)map,
-                        RNN_MAP_COUNT - 1);
+    RNN_TRY(rnn_check_map(map, alpha, beta));
     layer->map = map;
+    layer->alpha = alpha;
+    layer->beta = beta;
     return finish_layer(session, layer, RNN_OK);
 }
 
@@ -327,7 +335,7 @@ static void apply_embedding(const struct rnn_layer *layer, const rnn_session *se
                row);
 }
 
-/* Normalise, scale or map the rows [begin, end) that are this rank's. */
+/* Normalise, scale, turn into probabilities or map the rows [begin, end) that are this rank's. */
 static void apply_rows(const struct rnn_layer *layer, const rnn_session *session, size_t rows,
                        const char *x, size_t ldx, char *y, size_t ldy, int rank, int size) {
     const struct rnn_kernels *kernels = rnn_kernels_of(session->engine, session->dtype);
@@ -358,9 +366,26 @@ static void apply_rows(const struct rnn_layer *layer, const rnn_session *session
                                                      .ldy = ldy});
         return;
     }
+    if (layer->kind == RNN_LAYER_SOFTMAX) {
+        kernels->softmax_forward(&(struct rnn_softmax_forward){.log = layer->log,
+                                                               .rows = end - begin,
+                                                               .width = layer->inputs,
+                                                               .x = x,
+                                                               .ldx = ldx,
+                                                               .y = y,
+                                                               .ldy = ldy});
+        return;
+    }
     const rnn_fpenv saved = rnn_keep_subnormals(); /* the same bits as rnn_map_forward */
-    kernels->map_forward(
-        &(struct rnn_map_forward){layer->map, end - begin, layer->inputs, x, ldx, y, ldy});
+    kernels->map_forward(&(struct rnn_map_forward){.map = layer->map,
+                                                   .alpha = layer->alpha,
+                                                   .beta = layer->beta,
+                                                   .rows = end - begin,
+                                                   .width = layer->inputs,
+                                                   .x = x,
+                                                   .ldx = ldx,
+                                                   .y = y,
+                                                   .ldy = ldy});
     rnn_restore_fpenv(saved);
 }
 

@@ -13,6 +13,7 @@ enum rnn_layer_kind {
     RNN_LAYER_EMBEDDING,
     RNN_LAYER_NORM,
     RNN_LAYER_SCALE,
+    RNN_LAYER_SOFTMAX,
     RNN_LAYER_MAP,
     RNN_LAYER_CONV
 };
@@ -28,7 +29,9 @@ struct rnn_layer {
                             both, or NULL */
     size_t count;        /* embedding: rows of the table */
     double eps;          /* norm */
+    int log;             /* softmax */
     rnn_map map;
+    double alpha, beta; /* map */
 };
 
 struct rnn_session {

@@ -2,7 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 
 from rnncore.nn import init
-from rnncore.nn.basic import Embedding, LayerNorm, Linear, ReLU, Sigmoid, Tanh
+from rnncore.nn.activation import (
+    ELU,
+    GELU,
+    Hardsigmoid,
+    Hardtanh,
+    LeakyReLU,
+    LogSigmoid,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Softsign,
+    Tanh,
+)
+from rnncore.nn.basic import Embedding, LayerNorm, Linear
 from rnncore.nn.containers import Sequential
 from rnncore.nn.convolution import Conv1d
 from rnncore.nn.loss import CrossEntropyLoss, MSELoss
@@ -13,6 +29,8 @@ from rnncore.nn.regularize import Dropout
 from rnncore.nn.specification import build
 
 __all__ = [
+    "ELU",
+    "GELU",
     "GRU",
     "LSTM",
     "RNN",
@@ -21,14 +39,23 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",
+    "Hardsigmoid",
+    "Hardtanh",
     "LayerNorm",
+    "LeakyReLU",
     "Linear",
+    "LogSigmoid",
+    "LogSoftmax",
     "MSELoss",
     "Module",
     "Parameter",
     "ReLU",
     "Sequential",
+    "SiLU",
     "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Softsign",
     "Tanh",
     "build",
     "detach_state",

@@ -1,7 +1,23 @@
 """Modules from their descriptions: the inverse of `Module.spec`."""
 # SPDX-License-Identifier: Apache-2.0
 
-from rnncore.nn.basic import Embedding, LayerNorm, Linear, ReLU, Sigmoid, Tanh
+from rnncore.nn.activation import (
+    ELU,
+    GELU,
+    Hardsigmoid,
+    Hardtanh,
+    LeakyReLU,
+    LogSigmoid,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Softsign,
+    Tanh,
+)
+from rnncore.nn.basic import Embedding, LayerNorm, Linear
 from rnncore.nn.containers import Sequential
 from rnncore.nn.convolution import Conv1d
 from rnncore.nn.normalisation import BatchNorm1d
@@ -20,9 +36,20 @@ KINDS = {
         Embedding,
         LayerNorm,
         Dropout,
-        Tanh,
-        Sigmoid,
+        ELU,
+        GELU,
+        Hardsigmoid,
+        Hardtanh,
+        LeakyReLU,
+        LogSigmoid,
+        LogSoftmax,
         ReLU,
+        Sigmoid,
+        SiLU,
+        Softmax,
+        Softplus,
+        Softsign,
+        Tanh,
     )
 }
 
