@@ -36,9 +36,10 @@ cdef class Session:
         they are wanted, "variant" (see `layer_forward`) and "initial" (h (L * D, P), c (L * D, H) |
         None), ``{"kind": "linear", "weight", "bias"}``,
         ``{"kind": "embedding", "weight"}``, ``{"kind": "layer_norm", "weight", "bias", "eps"}``,
-        ``{"kind": "scale", "scale", "shift"}``, ``{"kind": "conv", "weight", "bias", "stride",
-        "padding", "dilation", "groups"}`` (padding: steps before and after),
-        ``{"kind": "softmax", "log"}``, ``{"kind": "map", "name"}`` and, where the function has them, "alpha" and "beta".
+        ``{"kind": "scale", "scale", "shift"}``, ``{"kind": "softmax", "log"}``,
+        ``{"kind": "conv", "weight", "bias", "stride", "padding", "dilation", "groups"}`` (padding:
+        steps before and after), ``{"kind": "map", "name"}`` and, where the function has them,
+        "alpha" and "beta".
     inputs : int
         Features of the input; ignored when the first layer is an embedding.
     batch_first : bool
