@@ -9,6 +9,9 @@ from rnncore.nn.recurrent import real_dtype, size
 from rnncore.tensor import as_tensor
 from rnncore.windows import steps_after
 
+REACH_MAX = 1 << 24
+"""Steps that a stride, a dilation or a padding may reach at most, in the engine too."""
+
 
 class Conv1d(Module):
     """Convolution over the steps of sequences, with the weights of `torch.nn.Conv1d`.
@@ -57,6 +60,7 @@ class Conv1d(Module):
         self.dilation = size(dilation, "dilation")
         self.groups = size(groups, "groups")
         self.padding = self._checked_padding(padding)
+        self._check_reach()
         self.batch_first = bool(batch_first)
         self.dtype = real_dtype(dtype)
         for name in ("in_channels", "out_channels"):
@@ -73,6 +77,13 @@ class Conv1d(Module):
         self.bias = (
             Parameter(draw(-bound, bound, self.out_channels).astype(self.dtype)) if bias else None
         )
+
+    def _check_reach(self):
+        span = (self.kernel_size - 1) * self.dilation + 1
+        reaches = {"stride": self.stride, "padding": max(self.pads), "dilation": self.dilation}
+        for name, reach in {**reaches, "(kernel_size - 1) * dilation + 1": span}.items():
+            if reach > REACH_MAX:
+                raise ValueError(f"{name} is {reach}, expected at most {REACH_MAX}")
 
     def _checked_padding(self, padding):
         if isinstance(padding, str):
