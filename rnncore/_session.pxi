@@ -395,7 +395,8 @@ cdef class Stream:
         """The states in the model's own form (copies); may be set.
 
         h (L, batch, H) of an RNN or GRU, (h, c) of an LSTM; of a Sequential a tuple with one entry
-        a recurrent module. None sets what `reset` does.
+        a recurrent module. None sets what `reset` does. RuntimeError where a convolution remembers
+        inputs beside the states: such a stream can only be reset.
         """
         pairs = self.get_state()
         return pairs if self.form is None else self.form._form(pairs)
