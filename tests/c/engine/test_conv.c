@@ -181,7 +181,7 @@ void test_conv_errors(void) {
 
 /* A new engine, so that its pool is empty, two convolutions around a scale, a run, a stream. */
 static rnn_status infer(rnn_gemm gemm) {
-    static const float numbers[O * O * K];
+    static const float numbers[MOST * B * O]; /* enough for each array */
     static float y[MOST * B * O];
     const rnn_conv_options first = options_of(&shapes[1]), second = options_of(&shapes[3]);
     rnn_engine *engine = NULL;
