@@ -140,6 +140,16 @@ cdef extern from "rnncore.h" nogil:
         RNN_MAP_TANH
         RNN_MAP_SIGMOID
         RNN_MAP_RELU
+        RNN_MAP_LEAKY_RELU
+        RNN_MAP_ELU
+        RNN_MAP_HARD_SIGMOID
+        RNN_MAP_SOFTSIGN
+        RNN_MAP_SOFTPLUS
+        RNN_MAP_HARD_TANH
+        RNN_MAP_GELU
+        RNN_MAP_GELU_TANH
+        RNN_MAP_SILU
+        RNN_MAP_LOG_SIGMOID
 
     ctypedef struct rnn_session:
         pass
@@ -159,7 +169,23 @@ cdef extern from "rnncore.h" nogil:
                                          const void *weight)
     rnn_status rnn_session_add_layer_norm(rnn_session *session, double eps, const void *weight,
                                           const void *bias)
-    rnn_status rnn_session_add_map(rnn_session *session, rnn_map map)
+    rnn_status rnn_session_add_scale(rnn_session *session, const void *scale,
+                                     const void *shift)
+    ctypedef struct rnn_conv_options:
+        size_t size
+        size_t outputs
+        size_t kernel
+        size_t stride
+        size_t dilation
+        size_t groups
+        size_t before
+        size_t after
+    rnn_status rnn_session_add_conv(rnn_session *session, const rnn_conv_options *options,
+                                    const void *weight, const void *bias)
+    rnn_status rnn_session_add_softmax(rnn_session *session, int log)
+    rnn_status rnn_session_add_map(rnn_session *session, rnn_map map, double alpha,
+                                   double beta)
+    size_t rnn_session_steps(const rnn_session *session, size_t steps)
     size_t rnn_session_outputs(const rnn_session *session)
     size_t rnn_session_recurrents(const rnn_session *session)
     ctypedef struct rnn_session_io:
@@ -216,11 +242,15 @@ cdef extern from "rnncore.h" nogil:
                                        size_t features, const void *dy, const void *x,
                                        const void *mean, const void *rstd, const void *weight,
                                        void *dx, void *dweight, void *dbias, int threads)
+    rnn_status rnn_scale_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                 size_t features, const void *x, const void *scale,
+                                 const void *shift, void *y, int threads)
     rnn_status rnn_map_forward(const rnn_engine *engine, rnn_dtype dtype, rnn_map map,
-                               size_t count, const void *x, void *y, int threads)
+                               double alpha, double beta, size_t count, const void *x, void *y,
+                               int threads)
     rnn_status rnn_map_backward(const rnn_engine *engine, rnn_dtype dtype, rnn_map map,
-                                size_t count, const void *y, const void *dy, void *dx,
-                                int threads)
+                                double alpha, double beta, size_t count, const void *v,
+                                const void *dy, void *dx, int threads)
     ctypedef struct rnn_sgd_options:
         size_t size
         double lr

@@ -373,6 +373,38 @@ def layer_norm_backward(Engine engine not None, dy, x, mean, rstd, weight=None, 
     return dx
 
 
+def scale_forward(Engine engine not None, x, scale, shift, int threads=1):
+    """y = x scale + shift.
+
+    Parameters
+    ----------
+    x : array, shape (N, F)
+    scale, shift : arrays, shape (F,)
+
+    Returns
+    -------
+    y : array, shape (N, F)
+    """
+    cdef int number = real_type(x, "x")
+    cdef cnp.ndarray x_ = matrix(x, number, "x")
+    cdef size_t rows = x_.shape[0], features = x_.shape[1]
+    cdef rnn_status status
+    cdef rnn_engine *handle = engine.handle
+    cdef rnn_dtype dtype = engine_dtype(number)
+    expect_threads(threads)
+    s = optional_readable(scale, number, (features,), "scale", "(features,)")
+    b = optional_readable(shift, number, (features,), "shift", "(features,)")
+    y = np.empty((rows, features), dtype_name(number))
+    cdef const void *xp = data(x_)
+    cdef const void *sp = data(s)
+    cdef const void *bp = data(b)
+    cdef void *yp = data(y)
+    with nogil:
+        status = rnn_scale_forward(handle, dtype, rows, features, xp, sp, bp, yp, threads)
+    check(status)
+    return y
+
+
 # ---- activations --------------------------------------------------------------------------------
 
 cdef rnn_map map_of(str name) except *:
@@ -381,13 +413,17 @@ cdef rnn_map map_of(str name) except *:
     return MAPS[name]
 
 
-def map_forward(Engine engine not None, str name not None, x, int threads=1):
-    """y = f(x), within 2 ulp, subnormals kept.
+def map_forward(Engine engine not None, str name not None, x, double alpha=0, double beta=0,
+                int threads=1):
+    """y = f(x), subnormals kept.
 
     Parameters
     ----------
-    name : {"exp", "tanh", "sigmoid", "relu"}
+    name : str
+        A key of MAPS.
     x : array of any shape
+    alpha, beta : float
+        Parameters of the function, see rnncore.h.
 
     Returns
     -------
@@ -405,37 +441,39 @@ def map_forward(Engine engine not None, str name not None, x, int threads=1):
     cdef const void *xp = data(x_)
     cdef void *yp = data(y)
     with nogil:
-        status = rnn_map_forward(handle, dtype, f, count, xp, yp, threads)
+        status = rnn_map_forward(handle, dtype, f, alpha, beta, count, xp, yp, threads)
     check(status)
     return y
 
 
-def map_backward(Engine engine not None, str name not None, y, dy, int threads=1):
-    """dx = dy f'(x), from the forward's y.
+def map_backward(Engine engine not None, str name not None, v, dy, double alpha=0, double beta=0,
+                 int threads=1):
+    """dx = dy f'(x), from the forward's y for exp, tanh, sigmoid and relu, else from its x.
 
     Parameters
     ----------
-    name : {"exp", "tanh", "sigmoid", "relu"}
-    y, dy : arrays of one shape
+    name, alpha, beta
+        As for `map_forward`.
+    v, dy : arrays of one shape
 
     Returns
     -------
     dx : array of that shape
     """
-    cdef int number = real_type(y, "y")
+    cdef int number = real_type(v, "v")
     cdef rnn_map f = map_of(name)
-    cdef cnp.ndarray y_ = readable(y, number, "y"), g = readable(dy, number, "dy")
-    cdef size_t count = cnp.PyArray_SIZE(y_)
+    cdef cnp.ndarray v_ = readable(v, number, "v"), g = readable(dy, number, "dy")
+    cdef size_t count = cnp.PyArray_SIZE(v_)
     cdef rnn_status status
     cdef rnn_engine *handle = engine.handle
     cdef rnn_dtype dtype = engine_dtype(number)
     expect_threads(threads)
-    expect_shape(g, (<object>y_).shape, "dy", "the shape of y")
-    dx = np.empty((<object>y_).shape, dtype_name(number))
-    cdef const void *yp = data(y_)
+    expect_shape(g, (<object>v_).shape, "dy", "the shape of v")
+    dx = np.empty((<object>v_).shape, dtype_name(number))
+    cdef const void *vp = data(v_)
     cdef const void *gp = data(g)
     cdef void *dxp = data(dx)
     with nogil:
-        status = rnn_map_backward(handle, dtype, f, count, yp, gp, dxp, threads)
+        status = rnn_map_backward(handle, dtype, f, alpha, beta, count, vp, gp, dxp, threads)
     check(status)
     return dx

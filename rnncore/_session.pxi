@@ -3,7 +3,23 @@
 
 from libc.stdlib cimport calloc, free
 
-MAPS = {"exp": RNN_MAP_EXP, "tanh": RNN_MAP_TANH, "sigmoid": RNN_MAP_SIGMOID, "relu": RNN_MAP_RELU}
+MAPS = {
+    "exp": RNN_MAP_EXP,
+    "tanh": RNN_MAP_TANH,
+    "sigmoid": RNN_MAP_SIGMOID,
+    "relu": RNN_MAP_RELU,
+    "leaky_relu": RNN_MAP_LEAKY_RELU,
+    "elu": RNN_MAP_ELU,
+    "hard_sigmoid": RNN_MAP_HARD_SIGMOID,
+    "softsign": RNN_MAP_SOFTSIGN,
+    "softplus": RNN_MAP_SOFTPLUS,
+    "hard_tanh": RNN_MAP_HARD_TANH,
+    "gelu": RNN_MAP_GELU,
+    "gelu_tanh": RNN_MAP_GELU_TANH,
+    "silu": RNN_MAP_SILU,
+    "log_sigmoid": RNN_MAP_LOG_SIGMOID,
+}
+"""Functions of each element; the way back of the first four takes y, of the others x."""
 
 
 @cython.no_gc_clear  # __dealloc__ gives memory back to the engine: it must still be there
@@ -20,7 +36,10 @@ cdef class Session:
         they are wanted, "variant" (see `layer_forward`) and "initial" (h (L * D, P), c (L * D, H) |
         None), ``{"kind": "linear", "weight", "bias"}``,
         ``{"kind": "embedding", "weight"}``, ``{"kind": "layer_norm", "weight", "bias", "eps"}``,
-        ``{"kind": "map", "name"}``.
+        ``{"kind": "scale", "scale", "shift"}``, ``{"kind": "softmax", "log"}``,
+        ``{"kind": "conv", "weight", "bias", "stride", "padding", "dilation", "groups"}`` (padding:
+        steps before and after), ``{"kind": "map", "name"}`` and, where the function has them,
+        "alpha" and "beta".
     inputs : int
         Features of the input; ignored when the first layer is an embedding.
     batch_first : bool
@@ -33,6 +52,8 @@ cdef class Session:
     cdef Engine engine
     cdef int number
     cdef readonly bint tokens, batch_first
+    cdef bint has_past
+    """Whether a stream has more to remember than states."""
     cdef readonly Py_ssize_t inputs, outputs
     cdef readonly list states
     """(num_layers, num_directions, elements of h, of c or 0) of each recurrent module."""
@@ -73,9 +94,18 @@ cdef class Session:
             return self.add_recurrent(layer["cell"], layer["weights"], layer.get("variant"),
                                       layer.get("initial"))
         if kind == "map":
-            return check(rnn_session_add_map(self.handle, MAPS[layer["name"]]))
+            return check(rnn_session_add_map(self.handle, map_of(layer["name"]),
+                                             layer.get("alpha", 0), layer.get("beta", 0)))
+        if kind == "softmax":
+            return check(rnn_session_add_softmax(self.handle, layer["log"]))
+        if kind == "conv":
+            return self.add_conv(layer)
         weight, bias = layer.get("weight"), layer.get("bias")
         width = rnn_session_outputs(self.handle)
+        if kind == "scale":
+            scale = optional_readable(layer["scale"], self.number, (width,), "scale", "(features,)")
+            shift = optional_readable(layer["shift"], self.number, (width,), "shift", "(features,)")
+            return check(rnn_session_add_scale(self.handle, data(scale), data(shift)))
         if weight is not None:
             weight = readable(weight, self.number, "weight")
         if bias is not None:
@@ -98,7 +128,30 @@ cdef class Session:
             return check(rnn_session_add_layer_norm(self.handle, layer["eps"], data(weight),
                                                     data(bias)))
         raise ValueError(f"layer kind is {kind!r}, expected recurrent, linear, embedding, "
-                         f"layer_norm or map")
+                         f"layer_norm, scale, softmax, conv or map")
+
+    cdef int add_conv(self, dict layer) except -1:
+        cdef rnn_conv_options options
+        cdef cnp.ndarray weight = readable(layer["weight"], self.number, "weight")
+        if weight.ndim != 3:
+            raise ValueError(f"weight has shape {(<object>weight).shape}, expected (out_channels, "
+                             f"in_channels / groups, kernel_size)")
+        memset(&options, 0, sizeof(options))
+        options.size = sizeof(options)
+        options.outputs = weight.shape[0]
+        options.kernel = weight.shape[2]
+        options.stride = layer["stride"]
+        options.dilation = layer["dilation"]
+        options.groups = layer["groups"]
+        options.before, options.after = layer["padding"]
+        width = rnn_session_outputs(self.handle)
+        if weight.shape[1] * options.groups != width:
+            raise ValueError(f"weight has shape {(<object>weight).shape} with groups = "
+                             f"{options.groups}, expected {width} in_channels")
+        bias = optional_readable(layer["bias"], self.number, (weight.shape[0],), "bias",
+                                 "(out_channels,)")
+        self.has_past = self.has_past or options.kernel > 1
+        return check(rnn_session_add_conv(self.handle, &options, data(weight), data(bias)))
 
     cdef int add_recurrent(self, str cell, weights, variant, initial) except -1:
         cdef rnn_variant form
@@ -138,12 +191,16 @@ cdef class Session:
             raise ValueError(f"x has shape {(<object>x).shape}, expected {expected}")
         return x
 
+    def steps(self, size_t steps):
+        """Steps of the output for so many of the input."""
+        return rnn_session_steps(self.handle, steps)
+
     def run(self, x, lengths=None, state=None, *, int threads=1):
         """Run whole sequences.
 
         Returns
         -------
-        y : array, shape (T, B, O) or (B, T, O)
+        y : array, shape (T, B, O) or (B, T, O), T as `steps` says
         state : list of (h, c | None), one a recurrent module, each (L * D, B, H)
         """
         cdef rnn_session_io io
@@ -154,7 +211,9 @@ cdef class Session:
         x = self.input_array(x)
         steps, rows = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
         dtype = dtype_name(self.number)
-        y = np.empty((x.shape[0], x.shape[1], self.outputs), dtype)
+        made = rnn_session_steps(self.handle, steps)
+        y = np.empty((rows, made, self.outputs) if self.batch_first else (made, rows, self.outputs),
+                     dtype)
         if lengths is not None:
             lengths = lengths_array(lengths, rows)
             io.lengths = <const int64_t *>data(lengths)
@@ -336,7 +395,8 @@ cdef class Stream:
         """The states in the model's own form (copies); may be set.
 
         h (L, batch, H) of an RNN or GRU, (h, c) of an LSTM; of a Sequential a tuple with one entry
-        a recurrent module. None sets what `reset` does.
+        a recurrent module. None sets what `reset` does. RuntimeError where a convolution remembers
+        inputs beside the states: such a stream can only be reset.
         """
         pairs = self.get_state()
         return pairs if self.form is None else self.form._form(pairs)
@@ -349,8 +409,15 @@ cdef class Stream:
         """Set all states to the initial ones: those the model has learned, or zeros."""
         rnn_stream_reset(self.handle)
 
+    cdef int expect_no_past(self) except -1:
+        if self.session.has_past:
+            raise RuntimeError("a stream with a convolution remembers inputs beside its states: "
+                               "they cannot be taken away and brought back, only reset")
+        return 0
+
     def get_state(self):
         """Copies of the states: a list of (h, c | None) a recurrent module, h (L, batch, H)."""
+        self.expect_no_past()
         cdef size_t k = 0
         dtype = dtype_name(self.number)
         states = []
@@ -367,6 +434,8 @@ cdef class Stream:
     def set_state(self, state):
         """Set the states from such a list; None stands for the initial ones."""
         cdef size_t k = 0
+        if state is not None:
+            self.expect_no_past()
         checked = self.session.state_arrays(state, self.batch)
         self.reset()
         for (h, c), (layers, _, _, _) in zip(checked, self.session.states):

@@ -4,10 +4,24 @@
 import numpy as np
 
 from rnncore import _engine, config, random
+from rnncore.activations import elu as elu
+from rnncore.activations import exp as exp
+from rnncore.activations import gelu as gelu
+from rnncore.activations import hardsigmoid as hardsigmoid
+from rnncore.activations import hardtanh as hardtanh
+from rnncore.activations import leaky_relu as leaky_relu
+from rnncore.activations import logsigmoid as logsigmoid
+from rnncore.activations import relu as relu
+from rnncore.activations import sigmoid as sigmoid
+from rnncore.activations import silu as silu
+from rnncore.activations import softplus as softplus
+from rnncore.activations import softsign as softsign
+from rnncore.activations import tanh as tanh
 from rnncore.precision import products_of
 from rnncore.tape import needs_grad
 from rnncore.tensor import Tensor, as_tensor, record
 from rnncore.threads import get_num_threads
+from rnncore.windows import Windows
 
 
 def _alike(tensors):
@@ -46,40 +60,6 @@ def stack(tensors, axis=0):
     tensors = _alike(tensors)
     data = np.stack([t.data for t in tensors], axis)
     return record("stack", data, tensors, lambda g: tuple(np.moveaxis(g, axis, 0)))
-
-
-# ---- elementwise --------------------------------------------------------------------------------
-
-
-def _map(name, x):
-    x = as_tensor(x)
-    engine, threads = config.engine(), get_num_threads()
-    y = _engine.map_forward(engine, name, x.data, threads=threads)
-
-    def backward(g):
-        return (_engine.map_backward(engine, name, y, g, threads=threads),)
-
-    return record(name, y, (x,), backward)
-
-
-def exp(x):
-    """exp(x), element by element, within 2 ulp."""
-    return _map("exp", x)
-
-
-def tanh(x):
-    """tanh(x), element by element, within 2 ulp."""
-    return _map("tanh", x)
-
-
-def sigmoid(x):
-    """1 / (1 + exp(-x)), element by element, within 2 ulp."""
-    return _map("sigmoid", x)
-
-
-def relu(x):
-    """max(x, 0), element by element; NaN stays NaN."""
-    return _map("relu", x)
 
 
 def dropout(x, p=0.5, training=True):
@@ -248,6 +228,171 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
         return dx.reshape(x.shape), dw_out, db_out
 
     return record("layer_norm", y.reshape(x.shape), (x, weight, bias), backward)
+
+
+def batch_norm_folded(mean, var, weight, bias, eps):
+    """(x - mean) / sqrt(var + eps) weight + bias as x scale + shift: both in the mean's dtype."""
+    with np.errstate(all="ignore"):
+        scale = (var.astype(np.float64) + eps) ** -0.5
+        if weight is not None:
+            scale = scale * weight.data
+        shift = -mean.astype(np.float64) * scale
+        if bias is not None:
+            shift = shift + bias.data
+        return scale.astype(mean.dtype), shift.astype(mean.dtype)
+
+
+def batch_norm(x, weight=None, bias=None, eps=1e-5, *, mean=None, var=None):
+    """Normalise each feature by a mean and a variance, then scale and shift it.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., F)
+    weight, bias : Tensor, shape (F,), optional
+    eps : float, default 1e-5
+    mean, var : arrays, shape (F,), optional
+        Given: constants, and the result is one multiplication and one addition. Otherwise those of
+        all rows of x, the variance the biased one, added up in float64.
+
+    Returns
+    -------
+    Tensor, shape (..., F)
+    mean, var : arrays, shape (F,), of float64
+        With the statistics of x only.
+    """
+    x = as_tensor(x)
+    weight, bias = _weights((weight, bias), x.dtype, "weight", "bias")
+    rows = _rows(x.data)
+    count = len(rows)
+    fixed = mean is not None
+    if not fixed:
+        if count < 2:
+            raise ValueError(
+                f"input has shape {x.shape}: training needs more than one row of each feature"
+            )
+        with np.errstate(all="ignore"):
+            mean = rows.mean(axis=0, dtype=np.float64)
+            var = np.square(rows - mean).mean(axis=0)
+    with np.errstate(all="ignore"):
+        rstd = ((var.astype(np.float64) + eps) ** -0.5).astype(x.dtype)
+        if not fixed:
+            y = (rows - mean).astype(x.dtype) * rstd
+            y = y if weight is None else y * weight.data
+            y = y if bias is None else y + bias.data
+    if fixed:
+        scale, shift = batch_norm_folded(mean, var, weight, bias, eps)
+        y = _engine.scale_forward(config.engine(), rows, scale, shift, threads=get_num_threads())
+
+    def backward(g):
+        dw, dw_out = _accumulator(weight)
+        db, db_out = _accumulator(bias)
+        g = _rows(g)
+        u = (rows - mean).astype(x.dtype) * rstd
+        sum_g = g.sum(axis=0, dtype=np.float64)
+        sum_gu = (g * u).sum(axis=0, dtype=np.float64)
+        if dw is not None:
+            dw += sum_gu.astype(x.dtype)
+        if db is not None:
+            db += sum_g.astype(x.dtype)
+        if not x.requires_grad:
+            return None, dw_out, db_out
+        if not fixed:
+            g = g - (sum_g / count).astype(x.dtype) - u * (sum_gu / count).astype(x.dtype)
+        dx = g * (rstd if weight is None else rstd * weight.data)
+        return dx.reshape(x.shape), dw_out, db_out
+
+    y = record("batch_norm", y.reshape(x.shape), (x, weight, bias), backward)
+    return y if fixed else (y, mean, var)
+
+
+def conv1d(
+    x,
+    weight,
+    bias=None,
+    *,
+    stride=1,
+    padding=(0, 0),
+    dilation=1,
+    groups=1,
+    lengths=None,
+    batch_first=False,
+):
+    """Convolution over the steps of sequences: one product a group, windows times weight.
+
+    Parameters
+    ----------
+    x : Tensor, shape (T, B, in_channels), or (B, T, in_channels) with `batch_first`
+    weight : Tensor, shape (out_channels, in_channels / groups, kernel_size)
+    bias : Tensor, shape (out_channels,), optional
+    stride, dilation, groups : int
+    padding : (int, int)
+        Steps of zeros before and after.
+    lengths : integers, shape (B,), optional
+        See `nn.Conv1d.forward`.
+    batch_first : bool
+
+    Returns
+    -------
+    Tensor, shape (T', B, out_channels) or (B, T', out_channels)
+        T' is `windows.steps_after` of T.
+    """
+    weight = as_tensor(weight, name="weight")
+    if weight.ndim != 3:
+        raise ValueError(
+            f"weight has shape {weight.shape}, expected (out_channels, in_channels / groups, "
+            "kernel_size)"
+        )
+    x = as_tensor(x, weight.dtype, "input")
+    (bias,) = _weights((bias,), weight.dtype, "bias")
+    outputs, inputs, kernel = weight.shape
+    if groups < 1 or outputs % groups:
+        raise ValueError(f"groups is {groups}, expected a divisor of out_channels = {outputs}")
+    if x.ndim != 3 or x.shape[2] != inputs * groups:
+        raise ValueError(
+            f"input has shape {x.shape}, expected (steps, batch, in_channels = {inputs * groups})"
+        )
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"bias has shape {bias.shape}, expected (out_channels,) = ({outputs},)")
+    engine, threads = config.engine(), get_num_threads()
+    order = (1, 0, 2) if batch_first else (0, 1, 2)
+    frames = x.data.transpose(order)
+    windows = Windows(frames, kernel, stride, padding, dilation, groups, lengths)
+    matrices = weight.data.transpose(0, 2, 1).reshape(outputs, kernel * inputs)
+    parts = [slice(k, k + outputs // groups) for k in range(0, outputs, outputs // groups)]
+    y = np.empty((windows.count, frames.shape[1], outputs), x.dtype)
+    for group, part in enumerate(parts):
+        b = None if bias is None else bias.data[part]
+        product = _engine.linear_forward(
+            engine, windows.rows(group), matrices[part], b, threads=threads
+        )
+        y[..., part] = product.reshape(y[..., part].shape)
+    y = np.ascontiguousarray(windows.used(y).transpose(order))
+
+    def backward(dy):
+        dw, dw_out = _accumulator(weight)
+        db, db_out = _accumulator(bias)
+        dmatrices = None if dw is None else np.zeros_like(matrices)
+        dpadded = windows.zeros() if x.requires_grad else None
+        dy = windows.used(np.array(dy.transpose(order), order="C"))
+        for group, part in enumerate(parts):
+            dwindows = _engine.linear_backward(
+                engine,
+                _rows(dy[..., part]),
+                windows.rows(group),
+                matrices[part],
+                need_dx=x.requires_grad,
+                dweight=None if dw is None else dmatrices[part],
+                dbias=None if db is None else db[part],
+                threads=threads,
+            )
+            if x.requires_grad:
+                windows.add_rows(dpadded, group, dwindows)
+        if dw is not None:
+            dw += dmatrices.reshape(outputs, kernel, inputs).transpose(0, 2, 1)
+        dx = windows.frames(dpadded).transpose(order) if x.requires_grad else None
+        return dx, dw_out, db_out
+
+    return record("conv1d", y, (x, weight, bias), backward)
 
 
 def recurrent_layer(

@@ -7,9 +7,12 @@ import numpy as np
 
 from rnncore import _engine, config
 from rnncore._engine import Stream
-from rnncore.nn.basic import Activation, Embedding, LayerNorm, Linear
+from rnncore.nn.activation import Activation, Softmax
+from rnncore.nn.basic import Embedding, LayerNorm, Linear
 from rnncore.nn.containers import Sequential
+from rnncore.nn.convolution import Conv1d
 from rnncore.nn.module import Module
+from rnncore.nn.normalisation import BatchNorm1d
 from rnncore.nn.recurrent import Recurrent
 from rnncore.nn.regularize import Dropout
 from rnncore.threads import get_num_threads
@@ -71,7 +74,7 @@ class Session:
             [layer for module in modules for layer in _layers(module)],
             inputs=_inputs(modules),
             batch_first=_common(
-                [m.batch_first for m in modules if isinstance(m, Recurrent)] or [False],
+                [m.batch_first for m in modules if isinstance(m, (Recurrent, Conv1d))] or [False],
                 "batch_first",
             ),
             weights=None if self._weights == "float64" else self._weights,
@@ -92,6 +95,14 @@ class Session:
         """Bytes that the weights and biases take, as they are kept for the engine."""
         return self._core.nbytes
 
+    def output_lengths(self, lengths):
+        """Steps of the output for these steps of the input: convolutions change them."""
+        lengths = np.asarray(lengths)
+        if lengths.size and (lengths.dtype.kind not in "iu" or lengths.min() < 0):
+            raise ValueError(f"lengths is {lengths!r:.80}, expected integers of at least 0")
+        flat = [self._core.steps(int(n)) for n in lengths.ravel()]
+        return np.array(flat, np.int64).reshape(lengths.shape)
+
     def run(self, x, lengths=None, state=None, *, return_state=False):
         """Run whole sequences.
 
@@ -109,6 +120,7 @@ class Session:
         Returns
         -------
         y : array, in the layout of x
+            Of `output_lengths` of T steps.
         state : as above, with `return_state` only
         """
         threads = get_num_threads() if self._threads is None else self._threads
@@ -126,7 +138,8 @@ class Session:
         Raises
         ------
         RuntimeError
-            If a layer is bidirectional: it needs whole sequences.
+            If a layer is bidirectional, or a convolution not causal with stride 1: it needs whole
+            sequences.
         """
         threads = get_num_threads() if self._threads is None else self._threads
         return Stream(self._core, batch, threads, self)
@@ -191,8 +204,8 @@ def _common(values, name):
 
 
 def _inputs(modules):
-    first = next((m for m in modules if not isinstance(m, Activation)), None)
-    for name in ("input_size", "in_features"):
+    first = next((m for m in modules if not isinstance(m, (Activation, Softmax))), None)
+    for name in ("input_size", "in_features", "in_channels", "num_features"):
         if hasattr(first, name):
             return getattr(first, name)
     return first.normalized_shape[0] if isinstance(first, LayerNorm) else 0
@@ -217,6 +230,19 @@ def _layers(module):
         yield {"kind": "embedding", "weight": module.weight.data}
     elif isinstance(module, Linear):
         yield {"kind": "linear", "weight": module.weight.data, "bias": _optional(module.bias)}
+    elif isinstance(module, Conv1d):
+        yield {
+            "kind": "conv",
+            "weight": module.weight.data,
+            "bias": _optional(module.bias),
+            "stride": module.stride,
+            "padding": module.pads,
+            "dilation": module.dilation,
+            "groups": module.groups,
+        }
+    elif isinstance(module, BatchNorm1d):
+        scale, shift = module.folded()
+        yield {"kind": "scale", "scale": scale, "shift": shift}
     elif isinstance(module, LayerNorm):
         yield {
             "kind": "layer_norm",
@@ -225,7 +251,9 @@ def _layers(module):
             "eps": module.eps,
         }
     elif isinstance(module, Activation):
-        yield {"kind": "map", "name": module.name}
+        yield {"kind": "map", **dict(zip(("name", "alpha", "beta"), module.map, strict=False))}
+    elif isinstance(module, Softmax):
+        yield {"kind": "softmax", "log": module.log}
     else:
         raise TypeError(f"a Session cannot run {type(module).__name__}")
 

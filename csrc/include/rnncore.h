@@ -88,12 +88,23 @@ typedef struct rnn_variant {
     size_t projection; /* LSTM, P: h = W_hr (o f(c)) has this many elements, at most H; 0: H */
 } rnn_variant;
 
+/* A function of each element, with parameters alpha and beta where it has them. */
 typedef enum rnn_map {
     RNN_MAP_EXP = 0,
     RNN_MAP_TANH = 1,
-    RNN_MAP_SIGMOID = 2,
-    RNN_MAP_RELU = 3,
-    RNN_MAP_COUNT = 4
+    RNN_MAP_SIGMOID = 2,      /* 1 / (1 + exp(-x)) */
+    RNN_MAP_RELU = 3,         /* max(0, x) */
+    RNN_MAP_LEAKY_RELU = 4,   /* x < 0 ? alpha x : x */
+    RNN_MAP_ELU = 5,          /* x < 0 ? alpha (exp(x) - 1) : x */
+    RNN_MAP_HARD_SIGMOID = 6, /* max(0, min(1, alpha x + beta)) */
+    RNN_MAP_SOFTSIGN = 7,     /* x / (1 + |x|) */
+    RNN_MAP_SOFTPLUS = 8,     /* alpha x > beta ? x : log(1 + exp(alpha x)) / alpha */
+    RNN_MAP_HARD_TANH = 9,    /* max(alpha, min(beta, x)) */
+    RNN_MAP_GELU = 10,        /* x times the probability that a normal variable is below x */
+    RNN_MAP_GELU_TANH = 11,   /* x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 */
+    RNN_MAP_SILU = 12,        /* x sigmoid(x) */
+    RNN_MAP_LOG_SIGMOID = 13, /* -log(1 + exp(-x)) */
+    RNN_MAP_COUNT = 14
 } rnn_map;
 
 /* Version of the library, e.g. "0.1.0". */
@@ -278,7 +289,33 @@ RNN_API rnn_status rnn_session_add_embedding(rnn_session *session, size_t count,
 RNN_API rnn_status rnn_session_add_layer_norm(rnn_session *session, double eps,
                                               const void *weight /* [I] or NULL */,
                                               const void *bias /* [I] or NULL */);
-RNN_API rnn_status rnn_session_add_map(rnn_session *session, rnn_map map);
+
+/* y = x scale + shift, a scale and a shift a feature: what a batch normalisation is once trained.
+ */
+RNN_API rnn_status rnn_session_add_scale(rnn_session *session, const void *scale /* [I] */,
+                                         const void *shift /* [I] */);
+
+/* A convolution over steps. Output step t sees the input steps t * stride + j * dilation - before,
+ * j = 0 .. kernel - 1, zeros where there is none; output o those inputs that are in its group. */
+typedef struct rnn_conv_options {
+    size_t size;
+    size_t outputs;                  /* O, at least 1 */
+    size_t kernel, stride, dilation; /* at least 1 */
+    size_t groups;                   /* 1, or a divisor of I and O */
+    size_t before, after;            /* steps of zeros around a sequence */
+} rnn_conv_options;
+
+RNN_API rnn_status rnn_session_add_conv(rnn_session *session, const rnn_conv_options *options,
+                                        const void *weight /* [O,I/groups,kernel] */,
+                                        const void *bias /* [O] or NULL */);
+
+/* softmax over the features, or its logarithm. */
+RNN_API rnn_status rnn_session_add_softmax(rnn_session *session, int log);
+RNN_API rnn_status rnn_session_add_map(rnn_session *session, rnn_map map, double alpha,
+                                       double beta);
+
+/* Steps of the output for so many of the input: others where there are convolutions. */
+RNN_API size_t rnn_session_steps(const rnn_session *session, size_t steps);
 
 /* Features of the output, and recurrent layers (each has its own states). */
 RNN_API size_t rnn_session_outputs(const rnn_session *session);
@@ -294,7 +331,7 @@ typedef struct rnn_session_io {
     size_t rows;            /* B */
     const int64_t *lengths; /* [B], 0..T each, any order; NULL: all T */
     rnn_sequence x;         /* [T,B,I], or int64_t [T,B,1] for tokens; read */
-    rnn_sequence y;         /* [T,B,O], written */
+    rnn_sequence y;         /* [rnn_session_steps of T,B,O], written */
     const void *const *h0;  /* one [D,B,P] a recurrent layer; NULL, or an entry NULL: its own */
     const void *const *c0;  /* the same, [D,B,H] */
     void *const *hn;        /* as h0, written; NULL, or an entry NULL: not wanted */
@@ -302,7 +339,8 @@ typedef struct rnn_session_io {
     int threads;
 } rnn_session_io;
 
-/* Run whole sequences. A recurrent layer's output is 0 beyond a row's length. */
+/* Run whole sequences. The output of a recurrent layer, and of a convolution, is 0 beyond a row's
+ * length; steps beyond it count as zeros for a convolution, which changes the lengths too. */
 RNN_API rnn_status rnn_session_run(const rnn_session *session, const rnn_session_io *io);
 
 /* ---- streams: one step at a time ------------------------------------------------------------ */
@@ -311,7 +349,8 @@ RNN_API rnn_status rnn_session_run(const rnn_session *session, const rnn_session
  * outlive it; any number of streams may share one. */
 typedef struct rnn_stream rnn_stream;
 
-/* RNN_ERR_UNSUPPORTED for a session with a bidirectional layer. States start as those of
+/* RNN_ERR_UNSUPPORTED for a session with a bidirectional layer, or with a convolution that is not
+ * causal: stride 1, (kernel - 1) * dilation steps before and none after. States start as those of
  * rnn_stream_reset. */
 RNN_API rnn_status rnn_stream_create(const rnn_session *session, size_t rows, int threads,
                                      rnn_stream **stream);
@@ -322,10 +361,11 @@ RNN_API void rnn_stream_free(rnn_stream *stream);
 RNN_API rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y);
 
 /* Set the states to the session's initial ones: zeros unless rnn_session_set_initial says others.
- */
+ * The inputs that convolutions remember become zeros. */
 RNN_API void rnn_stream_reset(rnn_stream *stream);
 
-/* Copy the states of recurrent layer k out or in: h [B,P], c [B,H]; NULL: not this one. */
+/* Copy the states of recurrent layer k out or in: h [B,P], c [B,H]; NULL: not this one. What
+ * convolutions remember is not among them. */
 RNN_API rnn_status rnn_stream_get_state(const rnn_stream *stream, size_t k, void *h, void *c);
 RNN_API rnn_status rnn_stream_set_state(rnn_stream *stream, size_t k, const void *h, const void *c);
 
@@ -392,14 +432,23 @@ RNN_API rnn_status rnn_layer_norm_backward(const rnn_engine *engine, rnn_dtype d
                                            const void *mean, const void *rstd, const void *weight,
                                            void *dx, void *dweight, void *dbias, int threads);
 
-/* y = f(x) for `count` elements, within 2 ulp, subnormals kept; y may be x. */
-RNN_API rnn_status rnn_map_forward(const rnn_engine *engine, rnn_dtype dtype, rnn_map map,
-                                   size_t count, const void *x, void *y, int threads);
+/* y = x scale + shift, rounded once where the engine's class is "fma": x, y [N,F], scale, shift
+ * [F]; y may be x. */
+RNN_API rnn_status rnn_scale_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                                     size_t features, const void *x, const void *scale,
+                                     const void *shift, void *y, int threads);
 
-/* dx = dy f'(x), worked out from y = f(x); dx may be dy. */
+/* y = f(x) for `count` elements, subnormals kept, within 2 ulp for the first four functions; y may
+ * be x. docs/numerics.md has the others' errors. */
+RNN_API rnn_status rnn_map_forward(const rnn_engine *engine, rnn_dtype dtype, rnn_map map,
+                                   double alpha, double beta, size_t count, const void *x, void *y,
+                                   int threads);
+
+/* dx = dy f'(x), worked out from v: y = f(x) for RNN_MAP_EXP to RNN_MAP_RELU, x for the others. At
+ * a kink it is the slope on the left; dx may be dy. */
 RNN_API rnn_status rnn_map_backward(const rnn_engine *engine, rnn_dtype dtype, rnn_map map,
-                                    size_t count, const void *y, const void *dy, void *dx,
-                                    int threads);
+                                    double alpha, double beta, size_t count, const void *v,
+                                    const void *dy, void *dx, int threads);
 
 /* ---- optimisers: one step over `count` parameters, formulas of torch.optim ------------------ */
 

@@ -14,6 +14,7 @@
 /* y = f(x), subnormals as the control word has it; y may be x. */
 struct rnn_map_forward {
     rnn_map map;
+    double alpha, beta;
     size_t rows, width;
     const void *x;
     size_t ldx;
@@ -21,11 +22,12 @@ struct rnn_map_forward {
     size_t ldy;
 };
 
-/* dx = dy f'(x), from y = f(x); dx may be dy or y. */
+/* dx = dy f'(x), from v, which is x or y as rnn_map_backward has it; dx may be dy or v. */
 struct rnn_map_backward {
     rnn_map map;
+    double alpha, beta;
     size_t n;
-    const void *y, *dy;
+    const void *v, *dy;
     void *dx;
 };
 
@@ -67,6 +69,16 @@ struct rnn_norm_forward {
     void *y;
     size_t ldy;
     void *mean, *rstd; /* [rows]; NULL: not wanted */
+};
+
+/* y = x scale + shift; y may be x. */
+struct rnn_scale_rows {
+    size_t rows, width;
+    const void *x;
+    size_t ldx;
+    const void *scale, *shift; /* [width] */
+    void *y;
+    size_t ldy;
 };
 
 /* dx of each row. */

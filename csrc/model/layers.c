@@ -7,6 +7,7 @@
 #include "core/fpenv.h"
 #include "core/memory.h"
 #include "core/status.h"
+#include "nn/border.h"
 #include "sequence/layer.h"
 
 rnn_status rnn_session_create(const rnn_engine *engine, rnn_dtype dtype, size_t input, int tokens,
@@ -44,6 +45,7 @@ rnn_status rnn_session_set_weights(rnn_session *session, rnn_weight_format forma
 void rnn_layer_free(struct rnn_layer *layer) {
     for (int k = 0; k < layer->directions; k++) rnn_direction_free(&layer->direction[k]);
     rnn_matrix_free(&layer->matrix);
+    rnn_conv_free(&layer->conv);
     rnn_release(layer->weight);
     rnn_release(layer->bias);
 }
@@ -171,19 +173,58 @@ rnn_status rnn_session_add_layer_norm(rnn_session *session, double eps, const vo
     return finish_layer(session, layer, status);
 }
 
-rnn_status rnn_session_add_map(rnn_session *session, rnn_map map) {
+rnn_status rnn_session_add_scale(rnn_session *session, const void *scale, const void *shift) {
+    struct rnn_layer *layer = NULL;
+    RNN_TRY(next_layer(session, RNN_LAYER_SCALE, &layer));
+    if (!scale || !shift)
+        return rnn_fail(RNN_ERR_ARGUMENT, "%s is NULL", scale ? "shift" : "scale");
+    rnn_status status = copy_vector(&layer->weight, scale, layer->inputs, session->real_size);
+    if (status == RNN_OK)
+        status = copy_vector(&layer->bias, shift, layer->inputs, session->real_size);
+    return finish_layer(session, layer, status);
+}
+
+rnn_status rnn_session_add_softmax(rnn_session *session, int log) {
+    struct rnn_layer *layer = NULL;
+    RNN_TRY(next_layer(session, RNN_LAYER_SOFTMAX, &layer));
+    layer->log = log != 0;
+    return finish_layer(session, layer, RNN_OK);
+}
+
+rnn_status rnn_session_add_conv(rnn_session *session, const rnn_conv_options *options,
+                                const void *weight, const void *bias) {
+    struct rnn_layer *layer = NULL;
+    RNN_TRY(next_layer(session, RNN_LAYER_CONV, &layer));
+    rnn_status status = rnn_conv_create(&layer->conv, session->engine, session->dtype,
+                                        layer->inputs, options, weight);
+    layer->outputs = layer->conv.outputs;
+    if (status == RNN_OK)
+        status = copy_vector(&layer->bias, bias, layer->outputs, session->real_size);
+    return finish_layer(session, layer, status);
+}
+
+rnn_status rnn_session_add_map(rnn_session *session, rnn_map map, double alpha, double beta) {
     struct rnn_layer *layer = NULL;
     RNN_TRY(next_layer(session, RNN_LAYER_MAP, &layer));
-    if ((unsigned)map >= RNN_MAP_COUNT)
-        return rnn_fail(RNN_ERR_ARGUMENT, "map is %d, expected 0 to %d", (int)map,
-                        RNN_MAP_COUNT - 1);
+    RNN_TRY(rnn_check_map(map, alpha, beta));
     layer->map = map;
+    layer->alpha = alpha;
+    layer->beta = beta;
     return finish_layer(session, layer, RNN_OK);
 }
 
 size_t rnn_session_outputs(const rnn_session *session) {
     const struct rnn_layer *last = rnn_session_last(session);
     return last ? last->outputs : session->inputs;
+}
+
+size_t rnn_layer_steps(const struct rnn_layer *layer, size_t steps) {
+    return layer->kind == RNN_LAYER_CONV ? rnn_conv_steps(&layer->conv, steps) : steps;
+}
+
+size_t rnn_session_steps(const rnn_session *session, size_t steps) {
+    for (size_t i = 0; i < session->count; i++) steps = rnn_layer_steps(&session->layers[i], steps);
+    return steps;
 }
 
 /* Reals of the vectors and tables a layer keeps beside its matrices. */
@@ -199,6 +240,7 @@ size_t rnn_session_bytes(const rnn_session *session) {
         const struct rnn_layer *layer = &session->layers[i];
         bytes += layer_vectors(layer) * session->real_size;
         if (layer->matrix.panels.data) bytes += rnn_matrix_bytes(&layer->matrix);
+        bytes += rnn_conv_bytes(&layer->conv);
         for (int k = 0; k < layer->directions; k++)
             bytes += rnn_direction_bytes(&layer->direction[k]);
     }
@@ -293,7 +335,7 @@ static void apply_embedding(const struct rnn_layer *layer, const rnn_session *se
                row);
 }
 
-/* Normalise or map the rows [begin, end) that are this rank's. */
+/* Normalise, scale, turn into probabilities or map the rows [begin, end) that are this rank's. */
 static void apply_rows(const struct rnn_layer *layer, const rnn_session *session, size_t rows,
                        const char *x, size_t ldx, char *y, size_t ldy, int rank, int size) {
     const struct rnn_kernels *kernels = rnn_kernels_of(session->engine, session->dtype);
@@ -313,9 +355,37 @@ static void apply_rows(const struct rnn_layer *layer, const rnn_session *session
                                                          .ldy = ldy});
         return;
     }
+    if (layer->kind == RNN_LAYER_SCALE) {
+        kernels->scale_rows(&(struct rnn_scale_rows){.rows = end - begin,
+                                                     .width = layer->inputs,
+                                                     .x = x,
+                                                     .ldx = ldx,
+                                                     .scale = layer->weight,
+                                                     .shift = layer->bias,
+                                                     .y = y,
+                                                     .ldy = ldy});
+        return;
+    }
+    if (layer->kind == RNN_LAYER_SOFTMAX) {
+        kernels->softmax_forward(&(struct rnn_softmax_forward){.log = layer->log,
+                                                               .rows = end - begin,
+                                                               .width = layer->inputs,
+                                                               .x = x,
+                                                               .ldx = ldx,
+                                                               .y = y,
+                                                               .ldy = ldy});
+        return;
+    }
     const rnn_fpenv saved = rnn_keep_subnormals(); /* the same bits as rnn_map_forward */
-    kernels->map_forward(
-        &(struct rnn_map_forward){layer->map, end - begin, layer->inputs, x, ldx, y, ldy});
+    kernels->map_forward(&(struct rnn_map_forward){.map = layer->map,
+                                                   .alpha = layer->alpha,
+                                                   .beta = layer->beta,
+                                                   .rows = end - begin,
+                                                   .width = layer->inputs,
+                                                   .x = x,
+                                                   .ldx = ldx,
+                                                   .y = y,
+                                                   .ldy = ldy});
     rnn_restore_fpenv(saved);
 }
 

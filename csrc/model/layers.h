@@ -4,6 +4,7 @@
 #define RNN_MODEL_LAYERS_H
 
 #include "core/threads.h"
+#include "model/conv.h"
 #include "sequence/direction.h"
 
 enum rnn_layer_kind {
@@ -11,7 +12,10 @@ enum rnn_layer_kind {
     RNN_LAYER_LINEAR,
     RNN_LAYER_EMBEDDING,
     RNN_LAYER_NORM,
-    RNN_LAYER_MAP
+    RNN_LAYER_SCALE,
+    RNN_LAYER_SOFTMAX,
+    RNN_LAYER_MAP,
+    RNN_LAYER_CONV
 };
 
 struct rnn_layer {
@@ -20,10 +24,14 @@ struct rnn_layer {
     int directions; /* recurrent */
     struct rnn_direction direction[2];
     struct rnn_matrix matrix; /* linear */
-    void *weight, *bias;      /* linear: bias; embedding: weight; norm: both, or NULL */
-    size_t count;             /* embedding: rows of the table */
-    double eps;               /* norm */
+    struct rnn_conv conv;
+    void *weight, *bias; /* linear, convolution: bias; embedding: weight; scale: both; norm:
+                            both, or NULL */
+    size_t count;        /* embedding: rows of the table */
+    double eps;          /* norm */
+    int log;             /* softmax */
     rnn_map map;
+    double alpha, beta; /* map */
 };
 
 struct rnn_session {
@@ -45,6 +53,9 @@ void rnn_layer_free(struct rnn_layer *layer);
 
 /* Recurrent layer number k of a session, or NULL. */
 const struct rnn_layer *rnn_session_recurrent(const rnn_session *session, size_t k);
+
+/* Steps that a layer makes of `steps`. */
+size_t rnn_layer_steps(const struct rnn_layer *layer, size_t steps);
 
 /* Apply a layer that treats each row alone to `rows` rows; this rank's share, no barrier. Tokens
  * are int64_t rows of one. */

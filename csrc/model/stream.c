@@ -20,7 +20,10 @@ struct stage {
     char *gates[RNN_PHASES_MAX]; /* [B][width]: cells of two phases and the BLAS route */
     char *reset_h;               /* [B][padded] */
     char *cell_out;              /* [B][padded] what is projected */
-    char *work;                  /* low precision: work_size bytes a thread */
+    char *past;      /* convolution: [B][2 span][I], each of the last `span` inputs twice,
+                        so that they lie in order from one of them on */
+    size_t position; /* of the next input in it */
+    char *work;      /* low precision: work_size bytes a thread */
     size_t work_size;
     int is_direct;        /* one thread, product and arithmetic in one kernel: no team, */
     struct rnn_step step; /* and all that a step does not change stands here already */
@@ -61,6 +64,13 @@ static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_siz
     if (layer->kind != RNN_LAYER_RECURRENT) {
         stage->ld = layer->outputs;
         PIECE(stage->out, layer->outputs);
+        if (layer->kind == RNN_LAYER_CONV) {
+            size_t each;
+            if (__builtin_mul_overflow(2 * rnn_conv_span(&layer->conv), layer->inputs, &each) ||
+                each > SIZE_MAX / real_size)
+                return rnn_fail(RNN_ERR_MEMORY, "a convolution remembers too much");
+            PIECE(stage->past, each);
+        }
         return RNN_OK;
     }
     stage->ld = d->padded;
@@ -145,10 +155,19 @@ rnn_status rnn_stream_create(const rnn_session *session, size_t rows, int thread
         return rnn_fail(RNN_ERR_ARGUMENT, "the session has no layers yet, expected at least one");
     if (threads < 1)
         return rnn_fail(RNN_ERR_ARGUMENT, "threads is %d, expected at least 1", threads);
-    for (size_t i = 0; i < session->count; i++)
-        if (session->layers[i].directions > 1)
+    for (size_t i = 0; i < session->count; i++) {
+        const struct rnn_layer *layer = &session->layers[i];
+        if (layer->directions > 1)
             return rnn_fail(RNN_ERR_UNSUPPORTED,
                             "a bidirectional layer needs whole sequences: it cannot be streamed");
+        if (layer->kind == RNN_LAYER_CONV && !rnn_conv_is_causal(&layer->conv))
+            return rnn_fail(RNN_ERR_UNSUPPORTED,
+                            "a convolution of stride %zu with %zu steps before and %zu after "
+                            "cannot be streamed, expected stride 1 and causal padding: %zu before "
+                            "and 0 after",
+                            layer->conv.stride, layer->conv.before, layer->conv.after,
+                            rnn_conv_span(&layer->conv) - 1);
+    }
     RNN_TRY(rnn_alloc_zero(&memory, 1, sizeof(rnn_stream) + session->count * sizeof(struct stage)));
     rnn_stream *made = memory;
     made->session = session;
@@ -254,6 +273,28 @@ static void step_recurrent(const rnn_stream *stream, struct stage *stage, const 
     stage->descending = !stage->descending;
 }
 
+/* Remember the inputs of this step, then multiply the window that ends with them. */
+static void step_conv(const rnn_stream *stream, struct stage *stage, const void *x, size_t ldx) {
+    const struct rnn_conv *conv = &stage->layer->conv;
+    const size_t size = stream->session->real_size, width = conv->inputs * size;
+    const size_t span = rnn_conv_span(conv), row = 2 * span * conv->inputs;
+    for (size_t b = 0; b < stream->rows; b++)
+        for (size_t copy = 0; copy < 2; copy++)
+            memcpy(stage->past + b * row * size + (stage->position + copy * span) * width,
+                   (const char *)x + b * ldx * size, width);
+    stage->position++;
+    rnn_conv_multiply(conv,
+                      &(struct rnn_windows){.rows = stream->rows,
+                                            .x = stage->past + stage->position * width,
+                                            .ldx = row,
+                                            .step = conv->inputs,
+                                            .bias = stage->layer->bias,
+                                            .y = stage->out,
+                                            .ldy = stage->ld},
+                      0, 1);
+    if (stage->position == span) stage->position = 0;
+}
+
 rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {
     if (!stream) return rnn_fail(RNN_ERR_ARGUMENT, "stream is NULL");
     const rnn_session *session = stream->session;
@@ -267,6 +308,8 @@ rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {
         struct stage *stage = &stream->stages[i];
         if (stage->layer->kind == RNN_LAYER_RECURRENT)
             step_recurrent(stream, stage, x, ld);
+        else if (stage->layer->kind == RNN_LAYER_CONV)
+            step_conv(stream, stage, x, ld);
         else
             rnn_layer_apply(stage->layer, session, stream->rows, x, ld, stage->out, stage->ld, 0,
                             1);
@@ -291,6 +334,11 @@ void rnn_stream_reset(rnn_stream *stream) {
     for (size_t i = 0; i < stream->count; i++) {
         struct stage *stage = &stream->stages[i];
         const struct rnn_direction *d = &stage->layer->direction[0];
+        if (stage->layer->kind == RNN_LAYER_CONV) {
+            const struct rnn_conv *conv = &stage->layer->conv;
+            memset(stage->past, 0, stream->rows * 2 * rnn_conv_span(conv) * conv->inputs * size);
+            stage->position = 0;
+        }
         if (stage->layer->kind != RNN_LAYER_RECURRENT) continue;
         start_rows(stage->h[0], stream->rows, stage->ld * size, d->h0, d->output * size);
         start_rows(stage->c, stream->rows, stage->ld * size, d->c0, d->hidden * size);

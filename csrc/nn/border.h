@@ -15,6 +15,9 @@ rnn_status rnn_check_call(const rnn_engine *engine, rnn_dtype dtype, size_t rows
 #define RNN_CHECK_ARRAY(array, count) RNN_TRY(rnn_check_array(array, #array, (count) > 0))
 rnn_status rnn_check_array(const void *array, const char *name, int needed);
 
+/* A function and the parameters it has. */
+rnn_status rnn_check_map(rnn_map map, double alpha, double beta);
+
 /* Indices that must be 0 to `count` - 1, or `*other` unless that is NULL. */
 rnn_status rnn_check_indices(const int64_t *indices, const char *name, size_t n, size_t count,
                              const int64_t *other);

@@ -1,5 +1,5 @@
-/* norm.c - layer normalisation: rows shared by threads, and columns for the sums over rows.
- * SPDX-License-Identifier: Apache-2.0 */
+/* norm.c - layer normalisation, and scales of features: rows shared by threads, and columns for the
+ * sums over rows. SPDX-License-Identifier: Apache-2.0 */
 #include "nn/border.h"
 
 struct forward_call {
@@ -110,5 +110,44 @@ rnn_status rnn_layer_norm_backward(const rnn_engine *engine, rnn_dtype dtype, si
         .rows = {rows, features, dy, x, mean, rstd, weight, dx},
         .gradient = {.width = features, .dweight = dweight, .dbias = dbias}};
     if (rows > 0) rnn_team_run(rnn_worth_threads(threads, rows * features), backward_task, &call);
+    return RNN_OK;
+}
+
+struct scale_call {
+    const struct rnn_kernels *kernels;
+    struct rnn_scale_rows all;
+};
+
+static void scale_task(rnn_team *team, int rank, void *context) {
+    const struct scale_call *call = context;
+    const size_t size = call->kernels->real_size;
+    struct rnn_scale_rows a = call->all;
+    size_t begin, end;
+    rnn_team_share(a.rows, 1, rank, team->size, &begin, &end);
+    a.rows = end - begin;
+    a.x = rnn_element(a.x, begin * a.ldx, size);
+    a.y = rnn_element(a.y, begin * a.ldy, size);
+    call->kernels->scale_rows(&a);
+}
+
+rnn_status rnn_scale_forward(const rnn_engine *engine, rnn_dtype dtype, size_t rows,
+                             size_t features, const void *x, const void *scale, const void *shift,
+                             void *y, int threads) {
+    RNN_TRY(check_norm(engine, dtype, rows, features, threads));
+    RNN_CHECK_ARRAY(x, rows);
+    RNN_CHECK_ARRAY(scale, features);
+    RNN_CHECK_ARRAY(shift, features);
+    RNN_CHECK_ARRAY(y, rows);
+    if (rows == 0) return RNN_OK;
+    struct scale_call call = {rnn_kernels_of(engine, dtype),
+                              {.rows = rows,
+                               .width = features,
+                               .x = x,
+                               .ldx = features,
+                               .scale = scale,
+                               .shift = shift,
+                               .y = y,
+                               .ldy = features}};
+    rnn_team_run(rnn_worth_threads(threads, rows * features), scale_task, &call);
     return RNN_OK;
 }

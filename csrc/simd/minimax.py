@@ -1,4 +1,4 @@
-"""Compute the polynomial coefficients of math.inc by a weighted Remez exchange and print them.
+"""Compute the polynomial coefficients of math.inc by a weighted Remez exchange, and of normal.inc.
 
 SPDX-License-Identifier: Apache-2.0
 
@@ -180,6 +180,30 @@ def split_ln2(real_bits, head_bits):
     return head, round_to(LN2 - head, bits)
 
 
+# normal.inc: pole of the argument, largest |x|, terms.
+NORMAL = {32: (4, 15, 11), 64: (5, 39, 24)}
+
+
+def normal_tail(real_bits):
+    """Rounded coefficients of (t + pole) exp(t^2 / 2) Q(t), Q the upper tail of the normal law.
+
+    A polynomial in u = (t - pole) / (t + pole), by interpolation at Chebyshev's points; the error
+    is the largest relative one.
+    """
+    pole, most, terms = map(mpf, NORMAL[real_bits])
+    bits = 24 if real_bits == 32 else 53
+
+    def tail(t):
+        return (t + pole) * mp.exp(t * t / 2) * mp.erfc(t / mp.sqrt(2)) / 2
+
+    ends = [mpf(-1), (most - pole) / (most + pole)]
+    found = mp.chebyfit(lambda u: tail(pole * (1 + u) / (1 - u)), ends, int(terms))
+    rounded = [round_to(c, bits) for c in reversed(found)]
+    points = [most * i / 400 for i in range(401)]
+    errors = [horner(rounded, (t - pole) / (t + pole)) / tail(t) - 1 for t in points]
+    return rounded, max(map(abs, errors)) * mpf(2) ** bits
+
+
 def main():
     for real_bits, head_bits in ((32, 15), (64, 40)):
         bits = 24 if real_bits == 32 else 53
@@ -198,6 +222,10 @@ def main():
             print(f"    {fit.name}[{len(found)}]: {fit.says}, error {mp.nstr(error, 3)} ulp")
             for value in found:
                 print(f"        {c_literal(value, real_bits)},")
+        found, error = normal_tail(real_bits)
+        print(f"    normal_poly[{len(found)}], error {mp.nstr(error, 3)} ulp")
+        for value in found:
+            print(f"        {c_literal(value, real_bits)},")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def _model(model, weights, tensors):
     lines = ["", "layers"]
     lines += [f"  {line}" for line in _layers(model.spec())]
     width = max((len(name) for name in tensors), default=0)
-    lines += ["", f"parameters: {sum(array.size for array in model.state_dict().values()):,}"]
+    lines += ["", f"parameters: {sum(p.size for p in model.parameters()):,}"]
     if weights is not None:
         lines[-1] += f"; weights of recurrent layers in {weights}"
     lines += [

@@ -126,9 +126,14 @@ def _least_parameters(spec):
         return value if _is_count(value) else 0
 
     hidden, outputs = count("hidden_size"), count("out_features")
+    channels = count("out_channels")
     return (
         hidden * (count("input_size") + count("num_layers", 1) * hidden)
         + outputs * (count("in_features") + bool(spec.get("bias", True)))
+        + channels * count("in_channels") * count("kernel_size") // max(count("groups", 1), 1)
+        + channels * bool(spec.get("bias", True))
+        + count("num_features") * bool(spec.get("affine", True))
+        + count("num_features") * bool(spec.get("track_running_stats", True))
         + count("num_embeddings") * count("embedding_dim")
         + count("normalized_shape") * bool(spec.get("elementwise_affine", True))
     )

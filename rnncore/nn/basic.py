@@ -1,4 +1,4 @@
-"""Linear, Embedding, LayerNorm and the elementwise activations."""
+"""Linear, Embedding and LayerNorm."""
 # SPDX-License-Identifier: Apache-2.0
 
 import numpy as np
@@ -158,38 +158,3 @@ class LayerNorm(Module):
     def extra_repr(self):
         """Length of the axis and eps."""
         return f"{self.normalized_shape}, eps={self.eps}"
-
-
-class Activation(Module):
-    """An elementwise function without parameters."""
-
-    function = None
-
-    def forward(self, x):
-        """Apply it."""
-        return type(self).function(x)
-
-    def spec(self):
-        """Describe the module, see `Module.spec`."""
-        return {"kind": type(self).__name__}
-
-
-class Tanh(Activation):
-    """tanh, element by element."""
-
-    name = "tanh"
-    function = staticmethod(functional.tanh)
-
-
-class Sigmoid(Activation):
-    """1 / (1 + exp(-x)), element by element."""
-
-    name = "sigmoid"
-    function = staticmethod(functional.sigmoid)
-
-
-class ReLU(Activation):
-    """max(x, 0), element by element."""
-
-    name = "relu"
-    function = staticmethod(functional.relu)

@@ -1,6 +1,7 @@
 """Sequential: layers one after the other, states of the recurrent ones included."""
 # SPDX-License-Identifier: Apache-2.0
 
+from rnncore.nn.convolution import Conv1d
 from rnncore.nn.module import Module
 from rnncore.nn.recurrent import Recurrent
 
@@ -41,6 +42,13 @@ class Sequential(Module):
         """Return the recurrent modules, in order, also those of nested Sequentials."""
         return [m for m in self.modules() if isinstance(m, Recurrent)]
 
+    def output_lengths(self, lengths):
+        """Steps of the output for these steps of the input: convolutions change them."""
+        for module in self:
+            if isinstance(module, (Conv1d, Sequential)):
+                lengths = module.output_lengths(lengths)
+        return lengths
+
     def forward(self, x, state=None, lengths=None, *, return_state=False):
         """Apply the modules in order.
 
@@ -51,7 +59,8 @@ class Sequential(Module):
         state : tuple, optional
             One entry a recurrent module: h, or (h, c) for an LSTM; None for zeros.
         lengths : integers, shape (B,), optional
-            Passed to each recurrent module.
+            Passed to each recurrent module and convolution; behind a convolution, its
+            `output_lengths`.
         return_state : bool, default False
 
         Returns
@@ -74,9 +83,13 @@ class Sequential(Module):
                 part = tuple(next(before) for _ in module.recurrents())
                 x, states = module(x, part, lengths, return_state=True)
                 after += states
+                lengths = None if lengths is None else module.output_lengths(lengths)
             elif isinstance(module, Recurrent):
                 x, final = module(x, next(before), lengths=lengths)
                 after.append(final)
+            elif isinstance(module, Conv1d):
+                x = module(x, lengths)
+                lengths = None if lengths is None else module.output_lengths(lengths)
             else:
                 x = module(x)
         return (x, tuple(after)) if return_state else x

@@ -35,6 +35,7 @@ class Module:
     def __init__(self):
         self._parameters = {}
         self._modules = {}
+        self._buffers = []
         self.training = True
         self.metadata = {}
 
@@ -47,6 +48,7 @@ class Module:
                 )
             self._parameters.pop(name, None)
             self._modules.pop(name, None)
+            self._forget_buffer(name)
             (self._parameters if isinstance(value, Parameter) else self._modules)[name] = value
         elif name in self.__dict__.get("_parameters", ()):
             if value is not None:
@@ -55,6 +57,11 @@ class Module:
                     f"got {type(value).__name__}"
                 )
             del self._parameters[name]
+        elif name in self.__dict__.get("_buffers", ()):
+            if value is not None and not isinstance(value, np.ndarray):
+                raise TypeError(
+                    f"{name} is a buffer, expected an array or None, got {type(value).__name__}"
+                )
         else:
             self.__dict__.get("_modules", {}).pop(name, None)
         object.__setattr__(self, name, value)
@@ -64,6 +71,39 @@ class Module:
         object.__delattr__(self, name)
         self._parameters.pop(name, None)
         self._modules.pop(name, None)
+        self._forget_buffer(name)
+
+    def _forget_buffer(self, name):
+        if name in self._buffers:
+            self._buffers.remove(name)
+
+    def register_buffer(self, name, array):
+        """Make an array, or None, an attribute that is saved with the parameters but not trained.
+
+        Parameters
+        ----------
+        name : str
+        array : ndarray or None
+            None: there is nothing to save until an array is assigned.
+        """
+        if hasattr(self, name):
+            raise KeyError(f"{name} is an attribute of {type(self).__name__} already")
+        if array is not None and not isinstance(array, np.ndarray):
+            raise TypeError(f"array is {type(array).__name__}, expected an array or None")
+        self._buffers.append(name)
+        object.__setattr__(self, name, array)
+
+    def named_buffers(self):
+        """Yield (name, array) of the buffers here and inside, names joined by dots."""
+        for prefix, module in self.named_modules():
+            for name in module._buffers:
+                if getattr(module, name) is not None:
+                    yield f"{prefix}.{name}" if prefix else name, getattr(module, name)
+
+    def buffers(self):
+        """Yield the buffers."""
+        for _, array in self.named_buffers():
+            yield array
 
     def forward(self, *args, **kwargs):
         """Compute; to be written by each module."""
@@ -102,6 +142,16 @@ class Module:
             for name, parameter in module._parameters.items():
                 yield f"{prefix}.{name}" if prefix else name, parameter
 
+    def _every_array(self):
+        """Yield (name, array) of parameters and buffers, module after module, as PyTorch does."""
+        for prefix, module in self.named_modules():
+            start = f"{prefix}." if prefix else ""
+            for name, parameter in module._parameters.items():
+                yield start + name, parameter.data
+            for name in module._buffers:
+                if getattr(module, name) is not None:
+                    yield start + name, getattr(module, name)
+
     def parameters(self):
         """Yield the parameters, each once."""
         for _, parameter in self.named_parameters():
@@ -130,16 +180,19 @@ class Module:
         return self
 
     def state_dict(self):
-        """Copies of all parameters' arrays by name, a shared one under each of its names."""
-        return {name: p.data.copy() for name, p in self._every_name()}
+        """Copies of all parameters' and buffers' arrays by name.
+
+        A shared one is there under each of its names.
+        """
+        return {name: array.copy() for name, array in self._every_array()}
 
     def load_state_dict(self, state_dict, strict=True):
-        """Copy arrays into the parameters, by name.
+        """Copy arrays into the parameters and buffers, by name.
 
         Parameters
         ----------
         state_dict : mapping of str to array
-            Arrays of the parameters' shapes; a narrower floating dtype is widened, a wider one
+            Arrays of the same shapes; a narrower dtype of the same kind is widened, a wider one
             refused. Anything `numpy.asarray` takes, so a PyTorch module's arrays load by name.
             A shared parameter takes the array of its last name.
         strict : bool, default True
@@ -150,27 +203,28 @@ class Module:
         ValueError
             Listing every name that is missing, unexpected or does not fit; nothing is changed then.
         """
-        own = dict(self._every_name())
+        own = dict(self._every_array())
         faults = []
         if strict:
             faults += [f"missing {name}" for name in own if name not in state_dict]
             faults += [f"unexpected {name}" for name in state_dict if name not in own]
         arrays = {}
-        for name, parameter in own.items():
+        for name, target in own.items():
             if name not in state_dict:
                 continue
             value = state_dict[name]
             array = np.asarray(value.data if isinstance(value, Tensor) else value)
-            if array.shape != parameter.shape:
-                faults.append(f"{name} has shape {array.shape}, expected {parameter.shape}")
-            elif array.dtype.kind != "f" or not np.can_cast(array.dtype, parameter.dtype, "safe"):
-                faults.append(f"{name} has dtype {array.dtype}, expected {parameter.dtype}")
+            kinds = "f" if target.dtype.kind == "f" else "iu"
+            if array.shape != target.shape:
+                faults.append(f"{name} has shape {array.shape}, expected {target.shape}")
+            elif array.dtype.kind not in kinds or not np.can_cast(array.dtype, target.dtype):
+                faults.append(f"{name} has dtype {array.dtype}, expected {target.dtype}")
             arrays[name] = array
         if faults:
             raise ValueError(f"state_dict does not fit {type(self).__name__}: {'; '.join(faults)}")
         copies = {name: np.array(array, own[name].dtype) for name, array in arrays.items()}
         for name, array in copies.items():
-            own[name].data[...] = array
+            own[name][...] = array
 
     def spec(self):
         """Describe the module as JSON can hold it, so that `rnncore.nn.build` makes it again."""

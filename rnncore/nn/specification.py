@@ -1,14 +1,56 @@
 """Modules from their descriptions: the inverse of `Module.spec`."""
 # SPDX-License-Identifier: Apache-2.0
 
-from rnncore.nn.basic import Embedding, LayerNorm, Linear, ReLU, Sigmoid, Tanh
+from rnncore.nn.activation import (
+    ELU,
+    GELU,
+    Hardsigmoid,
+    Hardtanh,
+    LeakyReLU,
+    LogSigmoid,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Softsign,
+    Tanh,
+)
+from rnncore.nn.basic import Embedding, LayerNorm, Linear
 from rnncore.nn.containers import Sequential
+from rnncore.nn.convolution import Conv1d
+from rnncore.nn.normalisation import BatchNorm1d
 from rnncore.nn.recurrent import GRU, LSTM, RNN
 from rnncore.nn.regularize import Dropout
 
 KINDS = {
     kind.__name__: kind
-    for kind in (RNN, LSTM, GRU, Linear, Embedding, LayerNorm, Dropout, Tanh, Sigmoid, ReLU)
+    for kind in (
+        RNN,
+        LSTM,
+        GRU,
+        Linear,
+        Conv1d,
+        BatchNorm1d,
+        Embedding,
+        LayerNorm,
+        Dropout,
+        ELU,
+        GELU,
+        Hardsigmoid,
+        Hardtanh,
+        LeakyReLU,
+        LogSigmoid,
+        LogSoftmax,
+        ReLU,
+        Sigmoid,
+        SiLU,
+        Softmax,
+        Softplus,
+        Softsign,
+        Tanh,
+    )
 }
 
 

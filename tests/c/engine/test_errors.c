@@ -187,7 +187,7 @@ void test_session_errors(void) {
     FAILS(rnn_session_add_recurrent(s, p.cell, 4, 1, NULL, NULL), RNN_ERR_ARGUMENT, "weights");
     FAILS(rnn_session_add_linear(s, 2, NULL, NULL), RNN_ERR_ARGUMENT, "weight");
     FAILS(rnn_session_add_embedding(s, 2, 3, inputs), RNN_ERR_ARGUMENT, "embedding");
-    FAILS(rnn_session_add_map(s, (rnn_map)99), RNN_ERR_ARGUMENT, "map");
+    FAILS(rnn_session_add_map(s, (rnn_map)99, 0, 0), RNN_ERR_ARGUMENT, "map");
     /* What failed left nothing behind. */
     NEED(rnn_session_add_recurrent(s, p.cell, 4, 1, NULL, w));
     CHECK(rnn_session_recurrents(s) == 1 && rnn_session_outputs(s) == 4, "");

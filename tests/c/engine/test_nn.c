@@ -77,9 +77,11 @@ static void row_errors(const rnn_engine *e) {
     REFUSED(rnn_layer_norm_forward(e, f, N, I, x, NULL, NULL, NAN, out[0], NULL, NULL, 1), "eps");
     REFUSED(rnn_layer_norm_backward(e, f, N, I, dy, x, NULL, x, NULL, out[0], NULL, NULL, 1),
             "mean");
-    REFUSED(rnn_map_forward(e, f, RNN_MAP_COUNT, N, x, out[0], 1), "map is 4");
-    REFUSED(rnn_map_forward(e, f, RNN_MAP_EXP, N, x, NULL, 1), "y is NULL");
-    REFUSED(rnn_map_backward(e, f, RNN_MAP_EXP, N, x, NULL, out[0], 1), "dy is NULL");
+    REFUSED(rnn_map_forward(e, f, RNN_MAP_COUNT, 0, 0, N, x, out[0], 1), "map is 14");
+    REFUSED(rnn_map_forward(e, f, RNN_MAP_SOFTPLUS, 0, 1, N, x, out[0], 1), "alpha is 0");
+    REFUSED(rnn_map_forward(e, f, RNN_MAP_HARD_TANH, 1, 0, N, x, out[0], 1), "alpha is 1");
+    REFUSED(rnn_map_forward(e, f, RNN_MAP_EXP, 0, 0, N, x, NULL, 1), "y is NULL");
+    REFUSED(rnn_map_backward(e, f, RNN_MAP_EXP, 0, 0, N, x, NULL, out[0], 1), "dy is NULL");
     REFUSED(rnn_sum_squares(e, f, N, x, NULL), "sum");
 }
 
@@ -108,7 +110,7 @@ void test_nn_errors(void) {
     NEED(rnn_linear_forward(engine, RNN_FLOAT32, RNN_WEIGHTS_REAL, 0, I, O, NULL, NULL, NULL, NULL,
                             1));
     NEED(rnn_softmax_forward(engine, RNN_FLOAT32, 0, I, 0, NULL, NULL, 1));
-    NEED(rnn_map_forward(engine, RNN_FLOAT32, RNN_MAP_EXP, 0, NULL, NULL, 1));
+    NEED(rnn_map_forward(engine, RNN_FLOAT32, RNN_MAP_EXP, 0, 0, 0, NULL, NULL, 1));
     NEED(rnn_embedding_forward(engine, RNN_FLOAT32, 0, O, I, NULL, NULL, NULL));
     rnn_engine_free(engine);
 }
