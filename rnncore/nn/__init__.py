@@ -8,6 +8,7 @@ from rnncore.nn.loss import CrossEntropyLoss, MSELoss
 from rnncore.nn.module import Module, Parameter
 from rnncore.nn.recurrent import GRU, LSTM, RNN, detach_state
 from rnncore.nn.regularize import Dropout
+from rnncore.nn.sequences import LastStep, Masked, MergeDirections, Reverse
 from rnncore.nn.specification import build
 
 __all__ = [
@@ -17,12 +18,16 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",
+    "LastStep",
     "LayerNorm",
     "Linear",
     "MSELoss",
+    "Masked",
+    "MergeDirections",
     "Module",
     "Parameter",
     "ReLU",
+    "Reverse",
     "Sequential",
     "Sigmoid",
     "Tanh",

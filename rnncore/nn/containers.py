@@ -51,7 +51,7 @@ class Sequential(Module):
         state : tuple, optional
             One entry a recurrent module: h, or (h, c) for an LSTM; None for zeros.
         lengths : integers, shape (B,), optional
-            Passed to each recurrent module.
+            Passed to each recurrent module, and to others that tell steps apart.
         return_state : bool, default False
 
         Returns
@@ -77,6 +77,8 @@ class Sequential(Module):
             elif isinstance(module, Recurrent):
                 x, final = module(x, next(before), lengths=lengths)
                 after.append(final)
+            elif getattr(module, "takes_lengths", False):
+                x = module(x, lengths=lengths)
             else:
                 x = module(x)
         return (x, tuple(after)) if return_state else x
