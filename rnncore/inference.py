@@ -12,6 +12,8 @@ from rnncore.nn.containers import Sequential
 from rnncore.nn.module import Module
 from rnncore.nn.recurrent import Recurrent
 from rnncore.nn.regularize import Dropout
+from rnncore.nn.sequences import Masked
+from rnncore.segments import Chain, ChainStream, needs_chain
 from rnncore.threads import get_num_threads
 
 __all__ = ["Session", "Stream"]
@@ -60,22 +62,27 @@ class Session:
             raise ValueError(f"threads is {threads}, expected at least 1")
         self._threads = threads
         self._single = isinstance(model, Recurrent)
-        modules = list(_flat(model))
-        if not any(hasattr(m, "dtype") for m in modules):
+        every, modules = list(model.modules()), list(_flat(model))
+        if not any(hasattr(m, "dtype") for m in every):
             raise ValueError("model_or_path has no layer with a dtype, so nothing to run in")
-        dtype = _common([m.dtype for m in modules if hasattr(m, "dtype")], "dtype")
+        dtype = _common([m.dtype for m in every if hasattr(m, "dtype")], "dtype")
         self._weights = _weight_format(weights, model, dtype)
-        self._core = _engine.Session(
-            config.engine(),
-            dtype,
-            [layer for module in modules for layer in _layers(module)],
-            inputs=_inputs(modules),
-            batch_first=_common(
-                [m.batch_first for m in modules if isinstance(m, Recurrent)] or [False],
-                "batch_first",
-            ),
-            weights=None if self._weights == "float64" else self._weights,
+        batch_first = _common(
+            [m.batch_first for m in every if hasattr(m, "batch_first")] or [False], "batch_first"
         )
+
+        def session(modules, inputs=None):
+            return _engine.Session(
+                config.engine(),
+                dtype,
+                [layer for module in modules for layer in _layers(module)],
+                inputs=_inputs(modules) if inputs is None else inputs,
+                batch_first=batch_first,
+                weights=None if self._weights == "float64" else self._weights,
+            )
+
+        chained = needs_chain(modules)
+        self._core = Chain(modules, batch_first, _flat, session) if chained else session(modules)
 
     @property
     def weights(self):
@@ -108,7 +115,7 @@ class Session:
 
         Returns
         -------
-        y : array, in the layout of x
+        y : array, in the layout of x; (B, O) after an nn.LastStep
         state : as above, with `return_state` only
         """
         threads = get_num_threads() if self._threads is None else self._threads
@@ -126,9 +133,11 @@ class Session:
         Raises
         ------
         RuntimeError
-            If a layer is bidirectional: it needs whole sequences.
+            If a layer needs whole sequences: if it is bidirectional, an nn.Masked or nn.Reverse.
         """
         threads = get_num_threads() if self._threads is None else self._threads
+        if isinstance(self._core, Chain):
+            return ChainStream(self._core.streams(batch, threads, Stream), self)
         return Stream(self._core, batch, threads, self)
 
     def _pairs(self, state):
@@ -175,8 +184,8 @@ def _array(value):
 
 
 def _flat(module):
-    """The modules that do something, in order."""
-    if isinstance(module, Sequential):
+    """The modules that do something, in order; an nn.Masked is one."""
+    if isinstance(module, Sequential) and not isinstance(module, Masked):
         for inner in module:
             yield from _flat(inner)
     elif not isinstance(module, Dropout):

@@ -281,6 +281,7 @@ FLOORS = {
     "optim": 4,
     "testing": 4,
     "io": 5,
+    "segments": 6,
     "inference": 6,
     "text": 6,
     "train": 7,

@@ -204,6 +204,114 @@ def test_a_skipped_step_gets_no_gradient():
     assert x.grad[VALID.T].all()
 
 
+# ---- sessions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_session_gives_the_models_bits(name, ragged):
+    model = MODELS[name]()
+    x, lengths = masked_input(), [5, 0, 3, 2, 1] if ragged else None
+    y, state = (model if isinstance(model, nn.Sequential) else nn.Sequential(model))(
+        x, lengths=lengths, return_state=True
+    )
+    session = rnncore.Session(model)
+    found, final = session.run(x, lengths, return_state=True)
+    assert_same_bits(found, y.numpy())
+    assert len(final) == len(state)
+    for one, other in zip(final, state, strict=True):
+        pairs = zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]
+        for found_state, right in pairs:
+            assert_same_bits(found_state, right.numpy())
+    assert session.inputs == 3
+    assert session.nbytes > 0
+
+
+def test_session_of_several_recurrent_modules_takes_states():
+    model = nn.Sequential(
+        nn.LSTM(3, 4, batch_first=True),
+        nn.Masked(
+            nn.GRU(4, 5, batch_first=True, bidirectional=True), value=0.0, batch_first=True
+        ),
+        nn.MergeDirections("sum"),
+        nn.Tanh(),
+        nn.RNN(5, 2, batch_first=True),
+        nn.LastStep(batch_first=True),
+        nn.Sigmoid(),
+        nn.Linear(2, 3),
+    )
+    x = draw(2, 6, 3, dtype="float32")
+    session = rnncore.Session(model)
+    _, state = session.run(x, return_state=True)
+    found, final = session.run(x, [6, 3], state, return_state=True)
+    right, expected = model(x, state, [6, 3], return_state=True)
+    assert_same_bits(found, right.numpy())
+    assert_same_bits(final[0][1], expected[0][1].numpy())
+    assert_same_bits(final[2], expected[2].numpy())
+
+
+def test_split_directions_are_a_tuple():
+    model = nn.Sequential(nn.GRU(3, 2, bidirectional=True), nn.MergeDirections("split"))
+    x = draw(4, 2, 3, dtype="float32")
+    for found, right in zip(rnncore.Session(model).run(x), model(x), strict=True):
+        assert_same_bits(found, right.numpy())
+
+
+def test_low_precision_of_a_chain():
+    model = nn.Sequential(nn.LSTM(3, 40), nn.LastStep(), nn.Linear(40, 2))
+    x = draw(6, 3, 3, dtype="float32")
+    small = rnncore.Session(model, weights="int8")
+    assert small.nbytes < rnncore.Session(model).nbytes
+    assert np.abs(small.run(x) - model(x).numpy()).max() < 0.05
+
+
+def test_stream_gives_the_last_step_so_far():
+    model = nn.Sequential(nn.LSTM(3, 4), nn.GRU(4, 5), nn.LastStep(), nn.Tanh(), nn.Linear(5, 2))
+    session = rnncore.Session(model)
+    x = draw(6, 2, 3, dtype="float32")
+    stream = session.stream(2)
+    for t in range(6):
+        assert_same_bits(stream.step(x[t]), session.run(x[: t + 1]))
+    state = stream.state
+    _, expected = session.run(x, return_state=True)
+    assert_same_bits(state[0][1], expected[0][1])
+    out = np.empty((2, 2), np.float32)
+    after = stream.step(x[0], out).copy()
+    stream.reset()
+    assert_same_bits(stream.step(x[0]), session.run(x[:1]))
+    stream.state = state
+    assert_same_bits(stream.step(x[0]), after)
+    with pytest.raises(ValueError, match="expected a tuple of 2"):
+        stream.state = state[:1]
+    with pytest.raises(ValueError, match="h_0 has shape"):
+        stream.state = (state[0], state[1][:, :1])
+    stream.state = None
+    assert_same_bits(stream.step(x[0]), session.run(x[:1]))
+
+
+@pytest.mark.parametrize("name", ["last-both", "sum", "reverse", "masked"])
+def test_what_needs_whole_sequences_does_not_stream(name):
+    with pytest.raises(RuntimeError, match=r"whole sequences|bidirectional"):
+        rnncore.Session(MODELS[name]()).stream()
+
+
+@pytest.mark.parametrize(
+    ("modules", "text"),
+    [
+        ((nn.RNN(2, 2), nn.LastStep(), nn.RNN(2, 2)), "LastStep can only be followed by layers"),
+        ((nn.RNN(2, 2), nn.LastStep(), nn.Reverse()), "LastStep can only be followed by layers"),
+        (
+            (nn.RNN(2, 2), nn.MergeDirections("split"), nn.Linear(1, 1)),
+            "can only be the last module",
+        ),
+        ((nn.RNN(2, 2), nn.LastStep(batch_first=True)), "do not agree on batch_first"),
+    ],
+)
+def test_sessions_refuse_what_does_not_fit(modules, text):
+    with pytest.raises(ValueError, match=text):
+        rnncore.Session(nn.Sequential(*modules))
+
+
 # ---- files --------------------------------------------------------------------------------------
 
 
