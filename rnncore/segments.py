@@ -5,7 +5,6 @@ import itertools
 
 import numpy as np
 
-from rnncore import _engine
 from rnncore.nn.sequences import LastStep, Masked, MergeDirections, Reverse
 from rnncore.tape import no_grad
 
@@ -51,7 +50,8 @@ class Chain:
 
     def _add(self, part):
         """One more part, if what it is given is what it takes."""
-        if self.takes_steps_away and (part.states or not isinstance(part, _engine.Session)):
+        needs_steps = part.states or isinstance(part, _Masked) or getattr(part, "ragged", False)
+        if self.takes_steps_away and needs_steps:
             raise ValueError("LastStep can only be followed by layers that need no steps")
         if any(isinstance(p, _Between) and p.splits for p in self._parts):
             raise ValueError("MergeDirections('split') can only be the last module")
@@ -128,11 +128,12 @@ class _Between:
         halves = isinstance(module, MergeDirections) and inputs
         self.outputs = inputs // 2 if halves else inputs
         self.takes_steps_away = isinstance(module, LastStep)
+        self.ragged = getattr(module, "takes_lengths", False)
         self.splits = getattr(module, "mode", None) == "split"
         self.streams = self.takes_steps_away and not module.bidirectional
 
     def run(self, x, lengths):
-        takes = {"lengths": lengths} if getattr(self._module, "takes_lengths", False) else {}
+        takes = {"lengths": lengths} if self.ragged else {}
         with no_grad():
             return _arrays(self._module(x, **takes))
 
