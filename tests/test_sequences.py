@@ -230,9 +230,7 @@ def test_session_gives_the_models_bits(name, ragged):
 def test_session_of_several_recurrent_modules_takes_states():
     model = nn.Sequential(
         nn.LSTM(3, 4, batch_first=True),
-        nn.Masked(
-            nn.GRU(4, 5, batch_first=True, bidirectional=True), value=0.0, batch_first=True
-        ),
+        nn.Masked(nn.GRU(4, 5, batch_first=True, bidirectional=True), value=0.0, batch_first=True),
         nn.MergeDirections("sum"),
         nn.Tanh(),
         nn.RNN(5, 2, batch_first=True),

@@ -50,8 +50,9 @@ def from_keras(path_or_model, config=None):
         with sources.opened(path_or_model, config) as source:
             chain = graph.chain(source.config)
             pieces = layers.pieces(chain, source.weights, source.version)
+            model = masks.assemble(pieces).eval()
             source.weights.finish()
-        return masks.assemble(pieces).eval()
+        return model
     except RecursionError:
         raise ValueError(f"{name}: the architecture is nested too deeply") from None
     except ValueError as error:

@@ -69,7 +69,9 @@ def chain(config):
     """Return the list of `Layer` that a configuration describes, models inside it laid open."""
     kind, options = described(config, "the model")
     if kind not in MODELS:
-        raise ValueError(f"the model is of the class {kind!r:.60}, expected Sequential or Functional")
+        raise ValueError(
+            f"the model is of the class {kind!r:.60}, expected Sequential or Functional"
+        )
     return list(_layers(kind, options, ("layers",), None, 0))
 
 
@@ -185,7 +187,9 @@ def _check_outputs(order, outputs):
     """The first output is the last layer's; others are states, which return_state gives."""
     last = order[-1].name
     if not outputs or outputs[0] != (last, 0):
-        raise ValueError(f"the model's outputs are {outputs!r:.120}, expected those of {last!r:.60}")
+        raise ValueError(
+            f"the model's outputs are {outputs!r:.120}, expected those of {last!r:.60}"
+        )
     stateful = {record.name for record in order if record.options.get("return_state")}
     halves = {
         record.name
@@ -225,7 +229,9 @@ def _reference(entry, what):
     ):
         raise ValueError(f"{what} has the entry {entry!r:.60}, expected a layer and two numbers")
     if entry[1] != 0:
-        raise ValueError(f"{what} takes call {entry[1]} of {entry[0]!r:.60}, expected one call each")
+        raise ValueError(
+            f"{what} takes call {entry[1]} of {entry[0]!r:.60}, expected one call each"
+        )
     return entry[0], entry[2]
 
 
@@ -238,7 +244,9 @@ def _read_call(record):
     if record.kind == "InputLayer":
         return
     if len(nodes) != 1:
-        raise ValueError(f"the layer {record.name!r:.60} is called {len(nodes)} times, expected once")
+        raise ValueError(
+            f"the layer {record.name!r:.60} is called {len(nodes)} times, expected once"
+        )
     args, kwargs = _arguments(nodes[0], what)
     for value in args:
         source = _tensor(value, what)

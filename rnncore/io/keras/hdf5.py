@@ -88,7 +88,9 @@ class Group:
             raise ValueError(f"there is no dataset {path!r:.80}")
         dtype, shape = found.dtype, found.shape
         if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
-            raise ValueError(f"{path!r:.80} has dtype {dtype}, expected float16, float32 or float64")
+            raise ValueError(
+                f"{path!r:.80} has dtype {dtype}, expected float16, float32 or float64"
+            )
         if shape is None:
             raise ValueError(f"{path!r:.80} holds nothing")
         layout = found.id.get_create_plist()
