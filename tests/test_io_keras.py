@@ -501,8 +501,8 @@ def test_weights_that_do_not_fit():
         model(lstm(), l=[*arrays, arrays[0]])
     with pytest.raises(ValueError, match=r"kernel of layer 'l' \(LSTM\) has shape \(3, 8\)"):
         model(layer("InputLayer", batch_shape=[None, None, 4]), lstm(), l=arrays)
+    wrong = [np.zeros((3, 6), "f4"), np.zeros((2, 6), "f4"), arrays[2]]
     with pytest.raises(ValueError, match=r"bias of .* shape \(8,\), expected \(2, 6\)"):
-        wrong = [np.zeros((3, 6), "f4"), np.zeros((2, 6), "f4"), arrays[2]]
         model(layer("GRU", "l", units=2), l=wrong)
     with pytest.raises(ValueError, match="dtype int64, expected a real one"):
         model(lstm(), l=[np.zeros((3, 8), int), *arrays[1:]])
@@ -515,7 +515,7 @@ def test_what_is_no_model():
         from_keras(3)
     with pytest.raises(ValueError, match="a live model has its own"):
         from_keras(Live(sequential(), {}), config=sequential())
-    with pytest.raises(ValueError, match="keras_version is '0.1', expected 2 or 3"):
+    with pytest.raises(ValueError, match=r"keras_version is '0.1', expected 2 or 3"):
         from_keras(Live(sequential(version="0.1"), {}))
 
 

@@ -1,4 +1,4 @@
-"""Last steps, merged directions, reversed rows, skipped steps: values, gradients, files, sessions."""
+"""Last steps, merged directions, reversed rows, skipped steps, in modules and sessions."""
 # SPDX-License-Identifier: Apache-2.0
 
 import numpy as np

@@ -1,6 +1,7 @@
 """From a configuration of Keras to a chain of layers; whatever is no chain is refused by name."""
 # SPDX-License-Identifier: Apache-2.0
 
+import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -14,6 +15,9 @@ PACKAGES = ("keras", "tf_keras", "keras_core", "tensorflow.keras", "tensorflow.p
 
 DEPTH_MAX = 16
 """Models within models at most."""
+
+LAYERS_MAX = 1000
+"""Layers of a model at most."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,10 @@ def chain(config):
         raise ValueError(
             f"the model is of the class {kind!r:.60}, expected Sequential or Functional"
         )
-    return list(_layers(kind, options, ("layers",), None, 0))
+    found = list(itertools.islice(_layers(kind, options, ("layers",), None, 0), LAYERS_MAX + 1))
+    if len(found) > LAYERS_MAX:
+        raise ValueError(f"the model has more than {LAYERS_MAX} layers")
+    return found
 
 
 def described(entry, what):
@@ -122,6 +129,8 @@ def _layers(kind, options, place, top, depth):
     entries = options.get("layers")
     if not isinstance(entries, list):
         raise ValueError(f"a {kind} has the layers {entries!r:.60}, expected a list")
+    if len(entries) > LAYERS_MAX:
+        raise ValueError(f"a {kind} has {len(entries)} layers, expected at most {LAYERS_MAX}")
     records = []
     for entry in entries:
         inner, own = described(entry, f"a layer of the {kind}")
@@ -141,8 +150,11 @@ def _layers(kind, options, place, top, depth):
         if record.kind in MODELS:
             yield from _layers(record.kind, record.options, (*where, "layers"), outer, depth + 1)
         else:
-            mask = None if record.mask is None else masks[record.mask]
-            yield Layer(record.kind, record.name, record.options, where, outer, mask, previous)
+            mask = masks.get(record.mask)
+            layer = Layer(record.kind, record.name, record.options, where, outer, mask, previous)
+            if record.mask is not None and mask is None:
+                raise ValueError(f"{layer} has a mask of its own, which is not supported")
+            yield layer
         previous = record.name
 
 
@@ -172,8 +184,9 @@ def _in_order(records, options):
         order.append(layers[name])
         after = followers.get(name, [])
         if len(after) > 1:
+            names = ", ".join(after)
             raise ValueError(
-                f"the model branches after {name!r:.60} into {', '.join(after):.120}: it is no chain"
+                f"the model branches after {name!r:.60} into {names:.120}: it is no chain"
             )
         name = after[0] if after else None
     if len(order) != len(layers):

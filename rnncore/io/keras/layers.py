@@ -73,11 +73,11 @@ def _read_input_shape(layer, shape):
         shape.width = given[2]
 
 
-def _nothing(layer, weights, inside, shape, version):  # noqa: ARG001 - makers are alike
+def _nothing(layer, weights, inside, shape, version):
     return Piece(layer)
 
 
-def _dropout(layer, weights, inside, shape, version):  # noqa: ARG001
+def _dropout(layer, weights, inside, shape, version):
     options = Options(layer)
     rate = options.real("rate", 0.5)
     if options.take("noise_shape") is not None:
@@ -106,14 +106,14 @@ def _dense(layer, weights, inside, shape, version):
     return Piece(layer, [module, *after])
 
 
-def _activation(layer, weights, inside, shape, version):  # noqa: ARG001
+def _activation(layer, weights, inside, shape, version):
     options = Options(layer)
     found = activation(layer, options.take("activation"), version)
     options.finish()
     return Piece(layer, found)
 
 
-def _embedding(layer, weights, inside, shape, version):  # noqa: ARG001
+def _embedding(layer, weights, inside, shape, version):
     options = Options(layer)
     rows, width = options.count("input_dim"), options.count("output_dim")
     mask = options.flag("mask_zero")
@@ -130,14 +130,14 @@ def _embedding(layer, weights, inside, shape, version):  # noqa: ARG001
     return Piece(layer, [module], masks=0.0 if mask else None)
 
 
-def _masking(layer, weights, inside, shape, version):  # noqa: ARG001
+def _masking(layer, weights, inside, shape, version):
     options = Options(layer)
     value = options.real("mask_value", 0.0)
     options.finish()
     return Piece(layer, masks=value)
 
 
-def _layer_norm(layer, weights, inside, shape, version):  # noqa: ARG001
+def _layer_norm(layer, weights, inside, shape, version):
     options = Options(layer)
     axis = options.take("axis", -1)
     eps = options.real("epsilon", 1e-3)

@@ -1,8 +1,7 @@
 """Recurrent layers of Keras as modules of ours: gates reordered, kernels transposed.
 
 Keras: kernel (I, G H), recurrent kernel (H, G H), one bias (G H); of a GRU with reset_after two,
-(2, G H). Gates of an LSTM i f c o, ours i f g o; of a GRU z r h, ours r z n. h' = z h + (1 - z) n in
-both.
+(2, G H). Gates of an LSTM i f c o, ours i f g o; of a GRU z r h, ours r z n; in both z keeps h.
 """
 # SPDX-License-Identifier: Apache-2.0
 

@@ -14,7 +14,7 @@ import numpy as np
 from rnncore.io.keras import hdf5
 from rnncore.io.keras.weights import ByOrder, ByPath
 
-CONFIG_MAX = 16_000_000
+CONFIG_MAX = 4_000_000
 """Bytes of an architecture at most."""
 
 INFLATION_MAX = 64
@@ -158,7 +158,7 @@ def _json(text, name):
             raise ValueError(f"{name} has {len(text)} bytes, expected at most {CONFIG_MAX}")
         try:
             config = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{name} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{name} is {type(config).__name__}, expected a table")

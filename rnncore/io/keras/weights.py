@@ -45,7 +45,7 @@ class ByOrder:
     def __init__(self, arrays):
         self._left = {name: list(found) for name, found in arrays.items()}
 
-    def take(self, layer, inside, count):  # noqa: ARG002 - their order says what they are
+    def take(self, layer, inside, count):
         """Return the next `count` arrays of a layer."""
         left = self._left.get(layer.top)
         if left is None and count:

@@ -1,0 +1,111 @@
+"""Mutated files of Keras: whatever the bytes are, they are read or refused, in time.
+
+``python tests/fuzz/test_fuzz_keras.py SECONDS SEED`` goes on for as long as it is told.
+"""
+# SPDX-License-Identifier: Apache-2.0
+
+import io
+import random
+import sys
+import time
+
+import keras_models as written
+import numpy as np
+import pytest
+from keras_models import layer, sequential
+
+from rnncore.io.keras import from_keras
+
+pytest.importorskip("h5py")
+
+SECONDS = 1.0
+"""What one file may take."""
+
+INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF)
+
+
+def corpus(folder):
+    """(path, bytes, config) of small files of each format."""
+    deep = sequential(
+        layer("Embedding", input_dim=4, output_dim=3, mask_zero=True),
+        layer("Bidirectional", layer=layer("GRU", units=2, return_sequences=True)),
+        layer("RNN", cell=layer("SimpleRNNCell", units=2)),
+    )
+    gru, rnn = written.constants("GRU", 3, 2), written.constants("SimpleRNN", 4, 2)
+    places = {
+        "embedding": [np.ones((4, 3), "f4")],
+        "bidirectional/forward_layer/cell": gru,
+        "bidirectional/backward_layer/cell": gru,
+        "rnn/cell": rnn,
+    }
+    by_layer = {"embedding": places["embedding"], "bidirectional": gru + gru, "rnn": rnn}
+    for number, (config, place, arrays) in enumerate(
+        [(written.LSTM, written.LSTM_PLACES, written.LSTM_WEIGHTS), (deep, places, by_layer)]
+    ):
+        path = folder / f"{number}.keras"
+        written.keras_file(path, config, place)
+        yield path, path.read_bytes(), None
+        path = folder / f"{number}.h5"
+        written.legacy_file(path, config, arrays)
+        yield path, path.read_bytes(), None
+        buffer = io.BytesIO()
+        written.weights_file(buffer, place)
+        yield folder / f"{number}.weights.h5", buffer.getvalue(), config
+
+
+def mutated(data, chosen):
+    """Bytes changed in a few places, or cut, or with a part put elsewhere."""
+    data = bytearray(data)
+    for _ in range(chosen.choice((1, 1, 2, 4, 16))):
+        place, kind = chosen.randrange(len(data)), chosen.random()
+        if kind < 0.4:
+            data[place] ^= 1 << chosen.randrange(8)
+        elif kind < 0.7:
+            data[place] = chosen.choice(INTERESTING)
+        elif kind < 0.8:
+            data[place : place + 8] = chosen.randbytes(8)
+        elif kind < 0.9:
+            size, source = chosen.randrange(1, 64), chosen.randrange(len(data))
+            data[place : place + size] = data[source : source + size]
+        else:
+            place = chosen.randrange(len(data) // 2, len(data))
+            del data[place : place + chosen.randrange(1, 64)]
+    return bytes(data)
+
+
+def fuzz(folder, seed, rounds):
+    """Try this many files; returns how many were read and refused."""
+    chosen, read = random.Random(seed), 0
+    files = list(corpus(folder))
+    for path, data, config in files:  # whole, each is read
+        path.write_bytes(data)
+        from_keras(path, config)
+    for number in range(rounds):
+        path, data, config = chosen.choice(files)
+        path.write_bytes(mutated(data, chosen))
+        begun = time.perf_counter()
+        try:
+            from_keras(path, config)
+            read += 1
+        except ValueError as error:
+            assert path.name in str(error), number
+        taken = time.perf_counter() - begun
+        assert taken < SECONDS, f"round {number} of seed {seed} took {taken:.1f} s"
+    return read, rounds - read
+
+
+def test_mutated_files(tmp_path):
+    read, refused = fuzz(tmp_path, 20, 600)
+    assert read > 50  # many bytes are weights
+    assert refused > 50
+
+
+if __name__ == "__main__":
+    import tempfile
+    from pathlib import Path
+
+    limit, seed = time.monotonic() + float(sys.argv[1]), int(sys.argv[2])
+    while time.monotonic() < limit:
+        with tempfile.TemporaryDirectory() as name:
+            print(seed, *fuzz(Path(name), seed, 500), flush=True)
+        seed += 1
