@@ -71,18 +71,21 @@ class Session:
             [m.batch_first for m in every if hasattr(m, "batch_first")] or [False], "batch_first"
         )
 
-        def session(modules, inputs=None):
+        def session(modules, inputs):
             return _engine.Session(
                 config.engine(),
                 dtype,
                 [layer for module in modules for layer in _layers(module)],
-                inputs=_inputs(modules) if inputs is None else inputs,
+                inputs=inputs,
                 batch_first=batch_first,
                 weights=None if self._weights == "float64" else self._weights,
             )
 
-        chained = needs_chain(modules)
-        self._core = Chain(modules, batch_first, _flat, session) if chained else session(modules)
+        inputs = _inputs(every)
+        if needs_chain(modules):
+            self._core = Chain(modules, batch_first, _flat, session, inputs)
+        else:
+            self._core = session(modules, inputs)
 
     @property
     def weights(self):
@@ -200,11 +203,16 @@ def _common(values, name):
 
 
 def _inputs(modules):
-    first = next((m for m in modules if not isinstance(m, Activation)), None)
-    for name in ("input_size", "in_features"):
-        if hasattr(first, name):
-            return getattr(first, name)
-    return first.normalized_shape[0] if isinstance(first, LayerNorm) else 0
+    """Features of the input, from the first module that knows; 0 for an embedding."""
+    for module in modules:
+        for name in ("input_size", "in_features"):
+            if hasattr(module, name):
+                return getattr(module, name)
+        if isinstance(module, LayerNorm):
+            return module.normalized_shape[0]
+        if isinstance(module, Embedding):
+            return 0
+    return 0
 
 
 def _layers(module):

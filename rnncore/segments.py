@@ -28,14 +28,16 @@ class Chain:
     flat : callable
         Modules inside a Masked as such a list.
     session : callable
-        An `_engine.Session` from modules that the engine runs in one go.
+        An `_engine.Session` from modules that the engine runs in one go, and their inputs.
+    inputs : int
+        Features of the input; 0 where the model begins with an embedding.
     """
 
     takes_steps_away = False
 
-    def __init__(self, modules, batch_first, flat, session):
+    def __init__(self, modules, batch_first, flat, session, inputs):
         self.batch_first = batch_first
-        self.outputs = None
+        self.outputs = inputs
         self._parts = []
         for between, group in itertools.groupby(modules, lambda m: isinstance(m, BETWEEN)):
             if not between:
@@ -44,7 +46,8 @@ class Chain:
             for module in group:
                 if isinstance(module, Masked):
                     inside = [m for inner in module for m in flat(inner)]
-                    self._add(_Masked(module, Chain(inside, batch_first, flat, session)))
+                    chain = Chain(inside, batch_first, flat, session, self.outputs)
+                    self._add(_Masked(module, chain))
                 else:
                     self._add(_Between(module, self.outputs))
 

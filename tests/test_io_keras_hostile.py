@@ -99,12 +99,10 @@ def test_an_archive_that_lies_about_sizes(path):
 def test_an_archive_without_or_with_two(path):
     archive(path, config__json="{}")
     refused(path, "holds 0 files metadata.json")
-    with (
-        pytest.warns(UserWarning, match="Duplicate"),
-        zipfile.ZipFile(path, "w") as file,
-    ):
+    with zipfile.ZipFile(path, "w") as file:
         file.writestr("config.json", "{}")
-        file.writestr("config.json", "{}")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            file.writestr("config.json", "{}")
     refused(path, "holds 2 files config.json")
 
 
@@ -220,7 +218,9 @@ def test_numbers_in_other_files_are_not_read(path, tmp_path):
     refused(path, "lies in another file", written.LSTM)
 
 
-@pytest.mark.parametrize("options", [{"compression": "gzip"}, {"shuffle": True}, {"fletcher32": True}])
+@pytest.mark.parametrize(
+    "options", [{"compression": "gzip"}, {"shuffle": True}, {"fletcher32": True}]
+)
 def test_filters_are_refused(path, options):
     with weights_without(path, KERNEL) as file:
         file.create_dataset(KERNEL, (3, 8), "f4", data=np.zeros((3, 8)), **options)

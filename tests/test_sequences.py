@@ -255,6 +255,14 @@ def test_split_directions_are_a_tuple():
         assert_same_bits(found, right.numpy())
 
 
+def test_a_segment_of_activations_alone():
+    model = nn.Sequential(
+        nn.Tanh(), nn.Reverse(), nn.Masked(nn.Sigmoid(), nn.GRU(3, 2), value=2.0), nn.Tanh()
+    )
+    x = draw(4, 2, 3, dtype="float32")
+    assert_same_bits(rnncore.Session(model).run(x), model(x).numpy())
+
+
 def test_low_precision_of_a_chain():
     model = nn.Sequential(nn.LSTM(3, 40), nn.LastStep(), nn.Linear(40, 2))
     x = draw(6, 3, 3, dtype="float32")

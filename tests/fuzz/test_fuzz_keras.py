@@ -83,12 +83,13 @@ def fuzz(folder, seed, rounds):
     for number in range(rounds):
         path, data, config = chosen.choice(files)
         path.write_bytes(mutated(data, chosen))
-        begun = time.perf_counter()
+        begun, said = time.perf_counter(), path.name
         try:
             from_keras(path, config)
             read += 1
         except ValueError as error:
-            assert path.name in str(error), number
+            said = str(error)
+        assert path.name in said, f"round {number} of seed {seed}: {said}"
         taken = time.perf_counter() - begun
         assert taken < SECONDS, f"round {number} of seed {seed} took {taken:.1f} s"
     return read, rounds - read
