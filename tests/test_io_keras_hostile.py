@@ -198,10 +198,10 @@ def test_links_are_not_followed(path, tmp_path):
     ):
         with weights_without(path, KERNEL) as file:
             file[KERNEL] = link
-        refused(path, "Link, expected no link", written.LSTM)
+        refused(path, "link", written.LSTM)
     with weights_without(path, "layers/lstm") as file:
         file["layers/lstm"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
-    refused(path, "ExternalLink, expected no link", written.LSTM)
+    refused(path, "link", written.LSTM)
 
 
 def test_numbers_in_other_files_are_not_read(path, tmp_path):
@@ -210,12 +210,12 @@ def test_numbers_in_other_files_are_not_read(path, tmp_path):
         file.create_dataset(
             KERNEL, (3, 8), "f4", external=[(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)]
         )
-    refused(path, "lies in another file|fewer are stored", written.LSTM)
+    refused(path, "lies in another file", written.LSTM)
     virtual = h5py.VirtualLayout((3, 8), "f4")
     virtual[:] = h5py.VirtualSource(str(path), "layers/lstm/cell/vars/1", (3, 8))
     with weights_without(path, KERNEL) as file:
         file.create_virtual_dataset(KERNEL, virtual)
-    refused(path, "lies in another file", written.LSTM)
+    refused(path, "does not lie in one piece", written.LSTM)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,17 @@ def test_filters_are_refused(path, options):
 def test_numbers_that_are_not_there(path):
     with weights_without(path, KERNEL) as file:
         file.create_dataset(KERNEL, (10**6, 10**6), "f4", chunks=(100, 100))
-    refused(path, "needs 4000000000000 bytes, fewer are stored", written.LSTM)
+    refused(path, "does not lie in one piece", written.LSTM)
+
+
+def test_a_shape_beyond_what_is_stored(path):
+    written.weights_file(path, written.LSTM_PLACES)
+    data = path.read_bytes()
+    shape = np.array([3, 8], "<u8").tobytes()
+    assert data.count(shape) == 2  # of the kernel, and the most that it may become
+    for rows in (4, 2**20, 2**62):
+        path.write_bytes(data.replace(shape, np.array([rows, 8], "<u8").tobytes()))
+        refused(path, "fewer are stored", written.LSTM)
 
 
 def test_numbers_that_are_counted_twice(path):
@@ -259,7 +269,7 @@ def test_numbers_that_are_counted_twice(path):
 def test_numbers_of_other_types(path, array):
     with weights_without(path, KERNEL) as file:
         file.create_dataset(KERNEL, data=array)
-    refused(path, "has dtype|holds nothing", written.LSTM)
+    refused(path, "has another dtype|holds nothing", written.LSTM)
 
 
 def test_what_is_missing_or_too_much(path):
@@ -309,4 +319,4 @@ def test_attributes_of_any_type(path, name, value):
 def test_an_archive_whose_weights_are_no_hdf5(path):
     text = json.dumps(written.LSTM)
     archive(path, config__json=text, metadata__json="{}", model__weights__h5=b"x" * 100)
-    refused(path, "the HDF5 file is damaged")
+    refused(path, "it is not an HDF5 file")

@@ -16,8 +16,7 @@ __all__ = ["from_keras"]
 def from_keras(path_or_model, config=None):
     """Make a model of ours from one of Keras 2 or 3.
 
-    Files are read with h5py (``pip install "rnncore[keras]"``), never with Keras; no code that a
-    file holds or names is run.
+    Neither Keras nor h5py is needed, and no code that a file holds or names is run.
 
     Parameters
     ----------
@@ -40,8 +39,6 @@ def from_keras(path_or_model, config=None):
         weights and architecture do not fit.
     TypeError
         If `path_or_model` is neither a path nor a model.
-    ImportError
-        If h5py is missing.
     """
     is_path = isinstance(path_or_model, (str, os.PathLike))
     name = os.fspath(path_or_model) if is_path else type(path_or_model).__name__

@@ -321,6 +321,6 @@ def _mask(record, by_name):
         record = by_name.get(record.sources[0][0])
         if record is None or record.kind != "NotEqual":
             return None
-    if len(record.constants) != 1:
+    if len(record.constants) != 1 or not abs(record.constants[0]) < 1e300:
         return None
     return MaskOf(record.sources[0], float(record.constants[0]), features)

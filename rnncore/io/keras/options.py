@@ -1,8 +1,6 @@
 """Options of Keras' layers: which are understood, which change no number, and the activations."""
 # SPDX-License-Identifier: Apache-2.0
 
-import numpy as np
-
 NEUTRAL = frozenset(
     """name trainable dtype seed batch_input_shape batch_shape input_length build_config stateful
     unroll implementation dropout recurrent_dropout unit_forget_bias time_major""".split()
@@ -51,7 +49,8 @@ class Options:
     def real(self, name, default):
         """An option that is a finite number."""
         value = self.take(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+        real = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not real or not -1e300 < value < 1e300:
             raise ValueError(f"{self._layer} has {name}={value!r:.40}, expected a finite number")
         return float(value)
 

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
-import io
 import json
 import os
 import sys
@@ -43,8 +42,8 @@ def opened(path_or_model, config):
     with open(path_or_model, "rb") as file:
         start = file.read(8)
     if start == hdf5.SIGNATURE:
-        with hdf5.opened(path_or_model, os.path.getsize(path_or_model)) as root:
-            yield _hdf5(root, config)
+        with open(path_or_model, "rb") as file:
+            yield _hdf5(hdf5.File(file.read()).root(), config)
     elif start[:4] == b"PK\x03\x04":
         if config is not None:
             raise ValueError("config is given, but a .keras file has its own")
@@ -96,8 +95,7 @@ def _archive(path):
         about = _json(_member(archive, "metadata.json", CONFIG_MAX), "metadata.json")
         config.setdefault("keras_version", about.get("keras_version"))
         data = _member(archive, "model.weights.h5", INFLATION_MAX * size)
-    with hdf5.opened(io.BytesIO(data), len(data)) as root:
-        yield Source(config, _version(config), ByPath(root))
+    yield Source(config, _version(config), ByPath(hdf5.File(data).root()))
 
 
 def _member(archive, name, most):
