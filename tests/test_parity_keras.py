@@ -118,7 +118,7 @@ def random_model(seed):
 
 def drawn(model, seed):
     rng = np.random.default_rng(seed)
-    arrays = [rng.uniform(-0.6, 0.6, w.shape).astype(w.dtype) for w in model.get_weights()]
+    arrays = [rng.uniform(-0.6, 0.6, w.shape).astype(w.dtype) for w in model.weights]
     model.set_weights(arrays)
     return model
 
@@ -263,22 +263,25 @@ def test_models_within_models(tmp_path):
     check(drawn(model, 1), draw_input(False, 2), tmp_path)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16"])
-def test_other_precisions(dtype, tmp_path):
-    model = keras.Sequential(
-        [
-            keras.Input((None, FEATURES), dtype="float64" if dtype == "float64" else None),
-            layers.LSTM(4, dtype=dtype),
-            layers.Dense(2, dtype=dtype),
-        ]
-    )
-    drawn(model, 1).save(tmp_path / "m.keras")
-    found = from_keras(tmp_path / "m.keras")
-    exact = dtype == "float64"
-    assert found[0].dtype == ("float64" if exact else "float32")
-    x = draw_input(False, 1).astype(found[0].dtype)
+@pytest.fixture(params=["float64", "mixed_bfloat16"])
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+def test_other_precisions(policy, tmp_path):
+    exact = policy == "float64"
+    source = keras.Input((None, FEATURES), dtype="float64" if exact else "float32")
+    model = keras.Sequential([source, layers.LSTM(4), layers.Dense(2)])
+    drawn(model, 1)
+    x = draw_input(False, 1).astype("f8" if exact else "f4")
     right = np.asarray(model(x)).astype("float64")
-    assert np.abs(found(x).numpy() - right).max() < (1e-12 if exact else 0.02)
+    for path, config in every_source(model, tmp_path):
+        found = from_keras(path, config)
+        assert found[0].dtype == ("float64" if exact else "float32")
+        assert np.abs(found(x).numpy() - right).max() < (1e-12 if exact else 0.02)
 
 
 def test_a_compiled_and_trained_model(tmp_path):

@@ -5,6 +5,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import io
+import json
 import random
 import sys
 import time
@@ -73,6 +74,79 @@ def mutated(data, chosen):
     return bytes(data)
 
 
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    2,
+    1e400,
+    10**400,
+    "",
+    "LSTM",
+    "x" * 50,
+    [],
+    [[]],
+    {},
+    [None],
+    ["a", 0, 0],
+)
+
+
+def mutated_config(config, chosen):
+    """A configuration with a few of its values exchanged, for odd ones or each other."""
+    config = json.loads(json.dumps(config))
+    for _ in range(chosen.choice((1, 1, 2, 3))):
+        places, left = [], [config]
+        while left:
+            thing = left.pop()
+            if isinstance(thing, (dict, list)):
+                keys = list(thing) if isinstance(thing, dict) else range(len(thing))
+                places += [(thing, key) for key in keys]
+                left += [thing[key] for key in keys]
+        (thing, key), (other, name) = chosen.choice(places), chosen.choice(places)
+        odd = other[name] if chosen.random() < 0.3 else chosen.choice(ODD)
+        thing[key] = json.loads(json.dumps(odd))
+    return config
+
+
+def functional_config():
+    """A chain with a mask, as Keras 3 writes it."""
+    mask = written.call(layer("NotEqual", "not_equal"), "input")
+    mask["inbound_nodes"][0]["args"].append(0)
+    return written.functional(
+        written.start(shape=(None, None)),
+        written.call(layer("Embedding", "e", input_dim=5, output_dim=3, mask_zero=True), "input"),
+        mask,
+        written.call(layer("LSTM", "l", units=2), "e", mask=written.tensor("not_equal")),
+    )
+
+
+def fuzz_configs(folder, seed, rounds):
+    """Try this many configurations; returns how many were read and refused."""
+    chosen, read = random.Random(seed), 0
+    files = list(corpus(folder))[2::3]
+    weights = {"embedding": [np.ones((5, 3), "f4")], "lstm/cell": written.constants("LSTM", 3, 2)}
+    written.weights_file(folder / "functional.weights.h5", weights)
+    files.append((folder / "functional.weights.h5", None, functional_config()))
+    for path, data, config in files:
+        if data is not None:
+            path.write_bytes(data)
+        from_keras(path, config)
+    for _ in range(rounds):
+        path, _, config = chosen.choice(files)
+        changed, said = mutated_config(config, chosen), path.name
+        begun = time.perf_counter()
+        try:
+            from_keras(path, changed)
+            read += 1
+        except ValueError as error:
+            said = str(error)
+        assert time.perf_counter() - begun < SECONDS
+        assert path.name in said, said
+    return read, rounds - read
+
+
 def fuzz(folder, seed, rounds):
     """Try this many files; returns how many were read and refused."""
     chosen, read = random.Random(seed), 0
@@ -95,6 +169,12 @@ def fuzz(folder, seed, rounds):
     return read, rounds - read
 
 
+def test_mutated_configs(tmp_path):
+    read, refused = fuzz_configs(tmp_path, 20, 1500)
+    assert read > 20  # some options change nothing
+    assert refused > 1000
+
+
 def test_mutated_files(tmp_path):
     read, refused = fuzz(tmp_path, 20, 600)
     assert read > 50  # many bytes are weights
@@ -108,5 +188,5 @@ if __name__ == "__main__":
     limit, seed = time.monotonic() + float(sys.argv[1]), int(sys.argv[2])
     while time.monotonic() < limit:
         with tempfile.TemporaryDirectory() as name:
-            print(seed, *fuzz(Path(name), seed, 500), flush=True)
+            print(seed, fuzz(Path(name), seed, 500), fuzz_configs(Path(name), seed, 500))
         seed += 1
