@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import json
+import math
 
 import keras_models as written
 import numpy as np
@@ -264,6 +265,11 @@ ACTIVATIONS = {
     "softplus": lambda x: np.logaddexp(0, x),
     "leaky_relu": lambda x: np.where(x > 0, x, 0.2 * x),
     "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2,
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "swish": lambda x: x / (1 + np.exp(-x)),
+    "log_sigmoid": lambda x: -np.logaddexp(0, -x),
     "softmax": lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True),
     "log_softmax": lambda x: x - np.log(np.exp(x).sum(-1, keepdims=True)),
     "linear": lambda x: x,
@@ -277,6 +283,11 @@ MODULES = {
     "softplus": "Softplus",
     "leaky_relu": "LeakyReLU",
     "hard_sigmoid": "Hardsigmoid",
+    "relu6": "Hardtanh",
+    "gelu": "GELU",
+    "silu": "SiLU",
+    "swish": "SiLU",
+    "log_sigmoid": "LogSigmoid",
     "softmax": "Softmax",
     "log_softmax": "LogSoftmax",
 }
@@ -289,7 +300,7 @@ def test_activations_of_layers(name):
     def read():
         return model(layer("Activation", activation=name), layer("Dense", units=3), dense=weights)
 
-    weights, (x,) = [np.eye(3, dtype="f4"), np.zeros(3, "f4")], drawn((2, 4, 3))
+    weights, x = [np.eye(3, dtype="f4"), np.zeros(3, "f4")], 3 * drawn((2, 4, 3))[0]
     if hasattr(nn, MODULES.get(name, "Linear")):
         found = read()(x).numpy()
         np.testing.assert_allclose(found, ACTIVATIONS[name](x), atol=1e-6, rtol=1e-6)
@@ -394,6 +405,12 @@ REFUSED = {
     "a mask for nothing": (
         [layer("Masking", mask_value=1.0), layer("Dense", "l", units=2)],
         "masks for no recurrent layer",
+    ),
+    "a mask into a model": ([layer("Masking"), sequential(lstm())], "meets a model within"),
+    "a mask out of a model": ([sequential(layer("Masking")), lstm()], "meets a model within"),
+    "a mask through a model": (
+        [layer("Masking"), sequential(layer("Dropout")), lstm()],
+        "meets a model within",
     ),
     "steps after the last": ([lstm(), layer("SimpleRNN", "m", units=2)], "returned the last"),
     "a normalised axis": ([layer("LayerNormalization", "l", axis=1)], "expected the last one"),

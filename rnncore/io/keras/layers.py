@@ -195,6 +195,11 @@ def activation(layer, value, version):
         "softsign": ("Softsign", {}),
         "softplus": ("Softplus", {}),
         "leaky_relu": ("LeakyReLU", {"negative_slope": 0.2}),
+        "relu6": ("Hardtanh", {"min_val": 0.0, "max_val": 6.0}),
+        "gelu": ("GELU", {}),
+        "silu": ("SiLU", {}),
+        "swish": ("SiLU", {}),
+        "log_sigmoid": ("LogSigmoid", {}),
         "softmax": ("Softmax", {}),
         "log_softmax": ("LogSoftmax", {}),
     }

@@ -26,6 +26,8 @@ class _Region:
     zeros: bool = True
     backwards: bool = False
     """Whether its output runs backwards, so that the mask fits no step any more."""
+    crossed: bool = False
+    """Whether it has met the border of a model within the model, where Keras may drop it."""
 
     def mask(self):
         """What a Functional model calls this mask."""
@@ -36,6 +38,8 @@ def assemble(pieces):
     """Return one nn.Sequential of all pieces."""
     done, region, steps = [], None, True
     for piece in pieces:
+        if region is not None and piece.layer.place[:-1] != region.opener.place[:-1]:
+            region.crossed = True
         if piece.run is not None and not steps:
             raise ValueError(f"{piece.layer} takes steps, but the layer before returned the last")
         if piece.masks is not None:
@@ -79,8 +83,11 @@ def _extend(region, piece):
     run, layer = piece.run, piece.layer
     if layer.mask is not None and layer.mask != region.mask():
         raise ValueError(f"{layer} has a mask of its own, which is not supported")
-    if layer.place[:-1] != region.opener.place[:-1]:
-        raise ValueError(f"the mask of {region.opener} reaches {layer} in another model")
+    if region.crossed:
+        raise ValueError(
+            f"the mask of {region.opener} meets a model within the model before {layer}: "
+            "not supported"
+        )
     if region.backwards or (run.backwards and run.sequences and region.end):
         raise ValueError(f"{layer} or one before it runs backwards under a mask: not supported")
     if run.zeros and not run.sequences:
