@@ -425,10 +425,10 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_layers(name):
     layers, text = REFUSED[name]
-    more = {"m": constants("SimpleRNN", 2, 2)} if name != "a mask for nothing" else {}
-    weights = {"l": constants("LSTM", 3, 2) * 2, **more}
+    arrays = constants("LSTM", 3, 2)
+    weights = {"l": arrays * 2, "sequential": arrays, "m": constants("SimpleRNN", 2, 2)}
     if name == "a mask for nothing":
-        weights = {"l": drawn((3, 2), (2,))}
+        weights["l"] = drawn((3, 2), (2,))
     with pytest.raises(ValueError, match=text):
         model(*layers, **weights)
 
