@@ -360,3 +360,12 @@ def test_save_and_load(name, tmp_path):
 def test_bad_input(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+def test_masked_refuses_what_changes_the_number_of_steps():
+    class Pool(nn.Module):
+        def output_lengths(self, lengths):
+            return lengths // 2
+
+    with pytest.raises(ValueError, match="Pool changes the number of steps"):
+        nn.Masked(nn.Sequential(Pool()), nn.RNN(2, 2), value=0)

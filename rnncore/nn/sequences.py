@@ -181,6 +181,11 @@ class Masked(Sequential):
         if not modules or not isinstance(modules[-1], (Recurrent, LastStep)):
             last = type(modules[-1]).__name__ if modules else "missing"
             raise ValueError(f"the last module is {last}, expected a recurrent one or LastStep")
+        for module in self.modules():
+            if hasattr(module, "output_lengths") and not isinstance(module, Sequential):
+                raise ValueError(
+                    f"{type(module).__name__} changes the number of steps, and stands in a Masked"
+                )
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float, np.number))
