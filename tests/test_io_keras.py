@@ -572,6 +572,19 @@ def test_config_where_it_belongs(tmp_path):
             from_keras(path, other)
 
 
+def test_many_layers(tmp_path):
+    """Groups of many entries lie in several nodes of a tree."""
+    pytest.importorskip("h5py")
+    described = sequential(*[layer("Dense", f"d{k}", units=1) for k in range(500)])
+    kept = {f"d{k}": [np.full((1, 1), k, "f4"), np.zeros(1, "f4")] for k in range(500)}
+    places = {f"dense_{k}" if k else "dense": kept[f"d{k}"] for k in range(500)}
+    written.keras_file(tmp_path / "m.keras", described, places)
+    written.legacy_file(tmp_path / "m.h5", described, kept)
+    for name in ("m.keras", "m.h5"):
+        found = from_keras(tmp_path / name)
+        assert [int(module.weight.data[0, 0]) for module in found] == list(range(500))
+
+
 def test_names_of_the_last_versions_of_keras_2(tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "m.weights.h5", "w") as file:

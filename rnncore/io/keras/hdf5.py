@@ -43,7 +43,7 @@ class File:
         self._data = data
         self._work = 1000 + len(data) // 8
         self._bytes = len(data)
-        self._headers = {}
+        self._objects = {}
 
     def root(self):
         """The group that holds everything."""
@@ -57,7 +57,7 @@ class File:
         begin = 24 + 4 * version
         if self.number(begin, 8) != 0:
             raise ValueError("the HDF5 file does not begin at its first byte")
-        return Group(self, self.header(self.number(begin + 40, 8)))
+        return Group(self, list(self._messages(self.number(begin + 40, 8))))
 
     def part(self, begin, size):
         """`size` bytes from `begin`."""
@@ -86,13 +86,16 @@ class File:
             raise ValueError(f"{name!r:.80} needs {count} bytes, the file has {self._bytes} left")
         self._bytes -= count
 
-    def header(self, address):
-        """The messages of an object, [(kind, begin, size)], each object's read once."""
-        if address not in self._headers:
-            self._headers[address] = list(self._messages(address))
-        return self._headers[address]
+    def thing(self, address):
+        """The Group or Dataset at an address; each is read once, however often it is asked for."""
+        if address not in self._objects:
+            messages = list(self._messages(address))
+            kind = Dataset if any(kind == LAYOUT for kind, _, _ in messages) else Group
+            self._objects[address] = kind(self, messages)
+        return self._objects[address]
 
     def _messages(self, address):
+        """Messages of an object's header, (kind, begin, size)."""
         if self.number(address, 1) != 1:
             raise ValueError("the HDF5 file holds an object in a form that Keras does not write")
         blocks = [(address + 16, self.number(address + 8, 4))]
@@ -196,13 +199,8 @@ class Group:
             address = found._names[part]
             if address is None:
                 raise ValueError(f"{path!r:.80} is a link, expected none")
-            found = found._object(address)
+            found = self._file.thing(address)
         return found
-
-    def _object(self, address):
-        messages = self._file.header(address)
-        kinds = {kind for kind, _, _ in messages}
-        return Dataset(self._file, messages) if LAYOUT in kinds else Group(self._file, messages)
 
     def group(self, path):
         """The group at a path."""
@@ -230,7 +228,7 @@ class Group:
                 if address in seen:
                     continue
                 seen.add(address)
-                thing = self._object(address)
+                thing = self._file.thing(address)
                 if isinstance(thing, Dataset):
                     found.append(path)
                 else:
