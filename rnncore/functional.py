@@ -459,6 +459,48 @@ def recurrent_layer(
     return record(cell, (y, hn, cn), parents, backward)
 
 
+def take_steps(x, index, batch_first=False):
+    """Choose steps of each row: step t of row b of the result is step index[b, t] of row b.
+
+    Parameters
+    ----------
+    x : Tensor, shape (T, B, F), or (B, T, F) with `batch_first`
+    index : integers, shape (B, S)
+        Each from 0 to T - 1, or negative: the result is zero there. A step may be chosen often.
+    batch_first : bool
+
+    Returns
+    -------
+    Tensor, shape (S, B, F) or (B, S, F)
+    """
+    x = as_tensor(x)
+    axes = ("B, T, F" if batch_first else "T, B, F").split(", ")
+    if x.ndim != 3:
+        raise ValueError(f"input has shape {x.shape}, expected ({', '.join(axes)})")
+    rows, steps = x.shape[axes.index("B")], x.shape[axes.index("T")]
+    index = np.asarray(index)
+    if index.dtype.kind not in "iu" or index.ndim != 2 or len(index) != rows:
+        raise ValueError(f"index is {index.dtype} {index.shape}, expected integers (B, S)")
+    if index.size and index.max() >= steps:
+        raise ValueError(f"index has an entry of {index.max()}, expected less than T = {steps}")
+    number = np.arange(rows)[:, None]
+    if not batch_first:
+        index, number = index.T, number.T
+    there = index >= 0
+    chosen = (number, index) if batch_first else (index, number)
+    if steps:
+        data = np.where(there[..., None], x.data[chosen], x.dtype.type(0))
+    else:
+        data = np.zeros((*index.shape, x.shape[2]), x.dtype)
+
+    def backward(g):
+        dx = np.zeros(x.shape, x.dtype)
+        np.add.at(dx, tuple(np.broadcast_to(part, there.shape)[there] for part in chosen), g[there])
+        return (dx,)
+
+    return record("take_steps", data, (x,), backward)
+
+
 # ---- losses -------------------------------------------------------------------------------------
 
 

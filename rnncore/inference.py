@@ -15,6 +15,8 @@ from rnncore.nn.module import Module
 from rnncore.nn.normalisation import BatchNorm1d
 from rnncore.nn.recurrent import Recurrent
 from rnncore.nn.regularize import Dropout
+from rnncore.nn.sequences import Masked
+from rnncore.segments import Chain, ChainStream, needs_chain
 from rnncore.threads import get_num_threads
 
 __all__ = ["Session", "Stream"]
@@ -63,22 +65,30 @@ class Session:
             raise ValueError(f"threads is {threads}, expected at least 1")
         self._threads = threads
         self._single = isinstance(model, Recurrent)
-        modules = list(_flat(model))
-        if not any(hasattr(m, "dtype") for m in modules):
+        every, modules = list(model.modules()), list(_flat(model))
+        if not any(hasattr(m, "dtype") for m in every):
             raise ValueError("model_or_path has no layer with a dtype, so nothing to run in")
-        dtype = _common([m.dtype for m in modules if hasattr(m, "dtype")], "dtype")
+        dtype = _common([m.dtype for m in every if hasattr(m, "dtype")], "dtype")
         self._weights = _weight_format(weights, model, dtype)
-        self._core = _engine.Session(
-            config.engine(),
-            dtype,
-            [layer for module in modules for layer in _layers(module)],
-            inputs=_inputs(modules),
-            batch_first=_common(
-                [m.batch_first for m in modules if isinstance(m, (Recurrent, Conv1d))] or [False],
-                "batch_first",
-            ),
-            weights=None if self._weights == "float64" else self._weights,
+        batch_first = _common(
+            [m.batch_first for m in every if hasattr(m, "batch_first")] or [False], "batch_first"
         )
+
+        def session(modules, inputs):
+            return _engine.Session(
+                config.engine(),
+                dtype,
+                [layer for module in modules for layer in _layers(module)],
+                inputs=inputs,
+                batch_first=batch_first,
+                weights=None if self._weights == "float64" else self._weights,
+            )
+
+        inputs = _inputs(every)
+        if needs_chain(modules):
+            self._core = Chain(modules, batch_first, _flat, session, inputs)
+        else:
+            self._core = session(modules, inputs)
 
     @property
     def weights(self):
@@ -119,8 +129,7 @@ class Session:
 
         Returns
         -------
-        y : array, in the layout of x
-            Of `output_lengths` of T steps.
+        y : array, in the layout of x, of `output_lengths` of T steps; (B, O) after an nn.LastStep
         state : as above, with `return_state` only
         """
         threads = get_num_threads() if self._threads is None else self._threads
@@ -138,10 +147,12 @@ class Session:
         Raises
         ------
         RuntimeError
-            If a layer is bidirectional, or a convolution not causal with stride 1: it needs whole
-            sequences.
+            If a layer needs whole sequences: if it is bidirectional, an nn.Masked or nn.Reverse, or
+            a convolution not causal with stride 1.
         """
         threads = get_num_threads() if self._threads is None else self._threads
+        if isinstance(self._core, Chain):
+            return ChainStream(self._core.streams(batch, threads, Stream), self)
         return Stream(self._core, batch, threads, self)
 
     def _pairs(self, state):
@@ -188,8 +199,8 @@ def _array(value):
 
 
 def _flat(module):
-    """The modules that do something, in order."""
-    if isinstance(module, Sequential):
+    """The modules that do something, in order; an nn.Masked is one."""
+    if isinstance(module, Sequential) and not isinstance(module, Masked):
         for inner in module:
             yield from _flat(inner)
     elif not isinstance(module, Dropout):
@@ -204,11 +215,16 @@ def _common(values, name):
 
 
 def _inputs(modules):
-    first = next((m for m in modules if not isinstance(m, (Activation, Softmax))), None)
-    for name in ("input_size", "in_features", "in_channels", "num_features"):
-        if hasattr(first, name):
-            return getattr(first, name)
-    return first.normalized_shape[0] if isinstance(first, LayerNorm) else 0
+    """Features of the input, from the first module that knows; 0 for an embedding."""
+    for module in modules:
+        for name in ("input_size", "in_features", "in_channels", "num_features"):
+            if hasattr(module, name):
+                return getattr(module, name)
+        if isinstance(module, LayerNorm):
+            return module.normalized_shape[0]
+        if isinstance(module, Embedding):
+            return 0
+    return 0
 
 
 def _layers(module):

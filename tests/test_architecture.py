@@ -285,6 +285,7 @@ FLOORS = {
     "optim": 4,
     "testing": 4,
     "io": 5,
+    "segments": 6,
     "inference": 6,
     "torch": 6,
     "text": 6,

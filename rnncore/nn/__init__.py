@@ -26,6 +26,7 @@ from rnncore.nn.module import Module, Parameter
 from rnncore.nn.normalisation import BatchNorm1d
 from rnncore.nn.recurrent import GRU, LSTM, RNN, detach_state
 from rnncore.nn.regularize import Dropout
+from rnncore.nn.sequences import LastStep, Masked, MergeDirections, Reverse
 from rnncore.nn.specification import build
 
 __all__ = [
@@ -41,15 +42,19 @@ __all__ = [
     "Embedding",
     "Hardsigmoid",
     "Hardtanh",
+    "LastStep",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSigmoid",
     "LogSoftmax",
     "MSELoss",
+    "Masked",
+    "MergeDirections",
     "Module",
     "Parameter",
     "ReLU",
+    "Reverse",
     "Sequential",
     "SiLU",
     "Sigmoid",

@@ -59,8 +59,8 @@ class Sequential(Module):
         state : tuple, optional
             One entry a recurrent module: h, or (h, c) for an LSTM; None for zeros.
         lengths : integers, shape (B,), optional
-            Passed to each recurrent module and convolution; behind a convolution, its
-            `output_lengths`.
+            Passed to each recurrent module and convolution, and to others that tell steps apart;
+            behind a convolution, its `output_lengths`.
         return_state : bool, default False
 
         Returns
@@ -87,6 +87,8 @@ class Sequential(Module):
             elif isinstance(module, Recurrent):
                 x, final = module(x, next(before), lengths=lengths)
                 after.append(final)
+            elif getattr(module, "takes_lengths", False):
+                x = module(x, lengths=lengths)
             elif isinstance(module, Conv1d):
                 x = module(x, lengths)
                 lengths = None if lengths is None else module.output_lengths(lengths)

@@ -23,6 +23,7 @@ from rnncore.nn.convolution import Conv1d
 from rnncore.nn.normalisation import BatchNorm1d
 from rnncore.nn.recurrent import GRU, LSTM, RNN
 from rnncore.nn.regularize import Dropout
+from rnncore.nn.sequences import LastStep, Masked, MergeDirections, Reverse
 
 KINDS = {
     kind.__name__: kind
@@ -51,7 +52,9 @@ KINDS = {
         Softsign,
         Tanh,
     )
-}
+} | {kind.__name__: kind for kind in (LastStep, MergeDirections, Reverse)}
+
+CONTAINERS = {kind.__name__: kind for kind in (Sequential, Masked)}
 
 
 def build(spec):
@@ -71,17 +74,22 @@ def build(spec):
         raise ValueError(f"spec is {spec!r:.80}, expected a dict with a kind")
     options = {name: value for name, value in spec.items() if name not in ("kind", "name")}
     kind = spec["kind"]
-    if kind == "Sequential":
-        layers = options.get("layers")
-        if not isinstance(layers, list) or set(options) != {"layers"}:
-            raise ValueError("spec of a Sequential needs a list of layers and nothing else")
-        names = [layer.get("name") if isinstance(layer, dict) else None for layer in layers]
-        if names != [str(k) for k in range(len(layers))]:
-            raise ValueError(f"spec of a Sequential names its layers {names}, expected 0, 1, ...")
-        return Sequential(*map(build, layers))
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}, Sequential")
+    inside = _inside(kind, options) if kind in CONTAINERS else []
+    if kind not in KINDS and kind not in CONTAINERS:
+        names = ", ".join({**KINDS, **CONTAINERS})
+        raise ValueError(f"kind is {kind!r}, expected one of {names}")
     try:
-        return KINDS[kind](**options)
+        return {**KINDS, **CONTAINERS}[kind](*inside, **options)
     except (TypeError, OverflowError) as error:
         raise ValueError(f"spec of a {kind} does not fit: {error}") from None
+
+
+def _inside(kind, options):
+    """The modules of a container, whose description is taken out of `options`."""
+    layers = options.pop("layers", None)
+    if not isinstance(layers, list) or (kind == "Sequential" and options):
+        raise ValueError(f"spec of a {kind} needs a list of layers and nothing else")
+    names = [layer.get("name") if isinstance(layer, dict) else None for layer in layers]
+    if names != [str(k) for k in range(len(layers))]:
+        raise ValueError(f"spec of a {kind} names its layers {names}, expected 0, 1, ...")
+    return list(map(build, layers))

@@ -1,0 +1,219 @@
+"""Layers of Keras as modules of ours, each with what the assembly of the model needs to know."""
+# SPDX-License-Identifier: Apache-2.0
+
+from dataclasses import dataclass, field
+
+from rnncore import nn
+from rnncore.io.keras import recurrent
+from rnncore.io.keras.graph import Layer
+from rnncore.io.keras.options import Options, hard_sigmoid, precision
+
+NOTHING = ("InputLayer", "SpatialDropout1D", "GaussianDropout", "GaussianNoise", "AlphaDropout")
+"""Layers that do nothing, or nothing but while training."""
+
+WRAPPED = ("Dense", "Activation", "LayerNormalization", "Dropout", *NOTHING[1:])
+"""What TimeDistributed may wrap: what treats each step alike anyway."""
+
+
+@dataclass
+class Piece:
+    """The modules of one layer."""
+
+    layer: Layer
+    modules: list = field(default_factory=list)
+    run: recurrent.Run | None = None
+    masks: float | None = None
+    """The value whose steps the layers after this one do not see."""
+
+
+@dataclass
+class _Shape:
+    """What is known of the tensor between two layers."""
+
+    width: int | None = None
+    axes: int | None = None
+
+
+def pieces(chain, weights, version):
+    """Return the `Piece` of each layer of a chain.
+
+    Parameters
+    ----------
+    chain : list of Layer
+    weights : ByPath or ByOrder
+    version : {2, 3}
+        Of Keras.
+    """
+    shape, found, dtypes = _Shape(), [], {}
+    for layer in chain:
+        _read_input_shape(layer, shape)
+        if layer.kind in recurrent.LAYERS:
+            run = recurrent.read(layer, version)
+            modules, shape.width = recurrent.modules(layer, run, weights, shape.width)
+            shape.axes = 3 if run.sequences else 2
+            piece = Piece(layer, modules, run)
+        elif layer.kind in MAKERS:
+            piece = MAKERS[layer.kind](layer, weights, (), shape, version)
+        else:
+            raise ValueError(f"{layer} is not supported")
+        dtypes |= {m.dtype.name: layer for m in piece.modules if hasattr(m, "dtype")}
+        found.append(piece)
+    if len(dtypes) > 1:
+        raise ValueError(f"the layers do not agree on a dtype: {', '.join(map(str, dtypes))}")
+    return found
+
+
+def _read_input_shape(layer, shape):
+    """Take the number of axes, and the width where it is said, from the layer's input shape."""
+    given = layer.options.get("batch_shape") or layer.options.get("batch_input_shape")
+    if shape.axes is not None or not isinstance(given, (list, tuple)):
+        return
+    shape.axes = len(given)
+    if shape.axes == 3 and isinstance(given[2], int) and not isinstance(given[2], bool):
+        shape.width = given[2]
+
+
+def _nothing(layer, weights, inside, shape, version):
+    return Piece(layer)
+
+
+def _dropout(layer, weights, inside, shape, version):
+    options = Options(layer)
+    rate = options.real("rate", 0.5)
+    if options.take("noise_shape") is not None:
+        raise ValueError(f"{layer} has a noise_shape, which is not supported")
+    options.finish()
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{layer} has rate={rate}, expected 0 to 1")
+    return Piece(layer, [nn.Dropout(rate)])
+
+
+def _dense(layer, weights, inside, shape, version):
+    options = Options(layer)
+    units, bias = options.count("units"), options.flag("use_bias", True)
+    after = activation(layer, options.take("activation"), version)
+    options.finish()
+    kernel, *rest = weights.take(layer, inside, 1 + bias)
+    width = shape.width if shape.width is not None or kernel.ndim != 2 else kernel.shape[0]
+    _expect(layer, "kernel", kernel, (width, units))
+    module_state = {"weight": kernel.T}
+    if bias:
+        _expect(layer, "bias", rest[0], (units,))
+        module_state["bias"] = rest[0]
+    module = nn.Linear(width, units, bias, dtype=precision(layer))
+    module.load_state_dict(module_state)
+    shape.width = units
+    return Piece(layer, [module, *after])
+
+
+def _activation(layer, weights, inside, shape, version):
+    options = Options(layer)
+    found = activation(layer, options.take("activation"), version)
+    options.finish()
+    return Piece(layer, found)
+
+
+def _embedding(layer, weights, inside, shape, version):
+    options = Options(layer)
+    rows, width = options.count("input_dim"), options.count("output_dim")
+    mask = options.flag("mask_zero")
+    if options.flag("sparse"):
+        raise ValueError(f"{layer} has sparse=True, which is not supported")
+    options.finish()
+    (table,) = weights.take(layer, inside, 1)
+    _expect(layer, "table", table, (rows, width))
+    if shape.axes not in (None, 2):
+        raise ValueError(f"{layer} takes an input of {shape.axes} axes, expected (batch, steps)")
+    module = nn.Embedding(rows, width, dtype=precision(layer))
+    module.load_state_dict({"weight": table})
+    shape.width, shape.axes = width, 3
+    return Piece(layer, [module], masks=0.0 if mask else None)
+
+
+def _masking(layer, weights, inside, shape, version):
+    options = Options(layer)
+    value = options.real("mask_value", 0.0)
+    options.finish()
+    return Piece(layer, masks=value)
+
+
+def _layer_norm(layer, weights, inside, shape, version):
+    options = Options(layer)
+    axis = options.take("axis", -1)
+    eps = options.real("epsilon", 1e-3)
+    center, scale = options.flag("center", True), options.flag("scale", True)
+    if options.flag("rms_scaling"):
+        raise ValueError(f"{layer} has rms_scaling=True, which is not supported")
+    options.finish()
+    last = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
+    if last != -1 and (shape.axes is None or last != shape.axes - 1):
+        raise ValueError(f"{layer} has axis={axis!r:.40}, expected the last one")
+    arrays = weights.take(layer, inside, center + scale)
+    if not arrays and shape.width is None:
+        raise ValueError(f"{layer} has no weights and its input no known width: not supported")
+    width = arrays[0].size if shape.width is None else shape.width
+    for array in arrays:
+        _expect(layer, "weight", array, (width,))
+    module = nn.LayerNorm(width, eps, center or scale, center, dtype=precision(layer))
+    names = [name for name, there in (("weight", scale), ("bias", center)) if there]
+    module.load_state_dict(dict(zip(names, arrays, strict=True)), strict=False)
+    shape.width = width
+    return Piece(layer, [module])
+
+
+def _time_distributed(layer, weights, inside, shape, version):
+    options = Options(layer)
+    inner = layer.inner(options.take("layer"))
+    options.finish()
+    if inner.kind not in WRAPPED:
+        raise ValueError(f"{layer} wraps {inner}, which is not supported")
+    within = _Shape(shape.width, None if shape.axes is None else shape.axes - 1)
+    piece = MAKERS[inner.kind](inner, weights, (*inside, "layer"), within, version)
+    shape.width = within.width
+    return Piece(layer, piece.modules)
+
+
+MAKERS = {
+    **dict.fromkeys(NOTHING, _nothing),
+    "Activation": _activation,
+    "Dense": _dense,
+    "Dropout": _dropout,
+    "Embedding": _embedding,
+    "LayerNormalization": _layer_norm,
+    "Masking": _masking,
+    "TimeDistributed": _time_distributed,
+}
+
+
+def activation(layer, value, version):
+    """Return the modules, none or one, of an activation by Keras' name."""
+    modules = {
+        "tanh": ("Tanh", {}),
+        "sigmoid": ("Sigmoid", {}),
+        "relu": ("ReLU", {}),
+        "elu": ("ELU", {}),
+        "softsign": ("Softsign", {}),
+        "softplus": ("Softplus", {}),
+        "leaky_relu": ("LeakyReLU", {"negative_slope": 0.2}),
+        "relu6": ("Hardtanh", {"min_val": 0.0, "max_val": 6.0}),
+        "gelu": ("GELU", {}),
+        "silu": ("SiLU", {}),
+        "swish": ("SiLU", {}),
+        "log_sigmoid": ("LogSigmoid", {}),
+        "softmax": ("Softmax", {}),
+        "log_softmax": ("LogSoftmax", {}),
+    }
+    if hard_sigmoid(version) == hard_sigmoid(3):
+        modules["hard_sigmoid"] = ("Hardsigmoid", {})
+    if value is None or value == "linear":
+        return []
+    name, options = modules.get(value, (None, {})) if isinstance(value, str) else (None, {})
+    if not hasattr(nn, name or "-"):
+        known = ", ".join(["linear", *(k for k, (n, _) in modules.items() if hasattr(nn, n))])
+        raise ValueError(f"{layer} has the activation {value!r:.60}, expected one of {known}")
+    return [getattr(nn, name)(**options)]
+
+
+def _expect(layer, name, array, shape):
+    if array.shape != shape:
+        raise ValueError(f"the {name} of {layer} has shape {array.shape}, expected {shape}")
