@@ -1,0 +1,138 @@
+"""Matrix products; those with weights that never change have them packed once."""
+# SPDX-License-Identifier: Apache-2.0
+
+import numpy as np
+
+from rnncore import _engine, config
+from rnncore.io.onnx.registry import operator
+from rnncore.threads import get_num_threads
+
+STREAM_MAX = 64
+"""Rows at most that go through a stream, which has its work areas at hand."""
+
+
+class Linear:
+    """Rows times a matrix that is packed once, plus a bias.
+
+    Parameters
+    ----------
+    weight : array, shape (O, I)
+    bias : array, shape (O,), optional
+    """
+
+    def __init__(self, weight, bias=None):
+        layer = {"kind": "linear", "weight": np.ascontiguousarray(weight), "bias": bias}
+        self._core = _engine.Session(
+            config.engine(), weight.dtype, [layer], inputs=weight.shape[1]
+        )
+
+    def of(self, rows):
+        """The function of matrices (rows, I)."""
+        if 0 < rows <= STREAM_MAX:
+            return self._core.stream(rows, threads=get_num_threads()).step
+        return self
+
+    def __call__(self, x):
+        """The product for a matrix of any number of rows."""
+        return self._core.run(x[None], threads=get_num_threads())[0][0]
+
+
+def packable(weight):
+    """Whether the engine takes a matrix."""
+    return weight.ndim == 2 and weight.dtype in (np.float32, np.float64) and weight.size > 0
+
+
+class Kept:
+    """A value made from arrays once, and again only if other arrays come."""
+
+    def __init__(self, make):
+        self._make, self._of, self._value = make, None, None
+
+    def __call__(self, *arrays):
+        """The value for these arrays."""
+        if self._of is None or any(a is not b for a, b in zip(arrays, self._of, strict=True)):
+            self._of, self._value = arrays, self._make(*arrays)
+        return self._value
+
+
+class MatMul:
+    """The run of MatMul."""
+
+    def __init__(self):
+        self._linear = Kept(lambda weight: Linear(weight.T))
+
+    def __call__(self, a, b):
+        """As NumPy's matmul."""
+        return np.matmul(a, b)
+
+    def prepare(self, inputs, known):
+        """The same with the right operand packed."""
+        a, b = inputs
+        if not known[1] or not packable(b) or a.ndim < 2 or a.shape[-1] != b.shape[0]:
+            return self
+        width, shape = a.shape[-1], (*a.shape[:-1], b.shape[1])
+        rows = a.size // width
+        if not rows:
+            return self
+        product = self._linear(b).of(rows)
+        if a.ndim == 2:
+            return lambda x, _: product(x)
+        return lambda x, _: product(x.reshape(rows, width)).reshape(shape)
+
+
+@operator("MatMul", 1, inputs=2, alike=(0, 1))
+def matmul():
+    """A matrix product over the last two axes."""
+    return MatMul()
+
+
+class Gemm:
+    """The run of Gemm: alpha A B + beta C."""
+
+    def __init__(self, alpha, beta, across, down):
+        self._alpha, self._beta, self._across, self._down = alpha, beta, across, down
+        self._linear = Kept(self._pack)
+
+    def __call__(self, a, b, c=None):
+        """Compute it."""
+        if a.ndim != 2 or b.ndim != 2:
+            raise ValueError(f"the inputs have shapes {a.shape} and {b.shape}, expected matrices")
+        y = np.matmul(a.T if self._across else a, b.T if self._down else b)
+        y = y if self._alpha == 1 else (self._alpha * y).astype(a.dtype)
+        if c is None or self._beta == 0:
+            return y
+        if np.broadcast_shapes(y.shape, c.shape) != y.shape:
+            raise ValueError(f"C has shape {c.shape}, expected one that broadcasts to {y.shape}")
+        return y + (c if self._beta == 1 else (self._beta * c).astype(a.dtype))
+
+    def _pack(self, b, c):
+        weight = b if self._down else b.T
+        if self._alpha != 1:
+            weight = (self._alpha * weight).astype(b.dtype)
+        if c is not None:
+            c = np.array(np.broadcast_to(c.reshape(-1) * b.dtype.type(self._beta), len(weight)))
+        return Linear(weight, c)
+
+    def prepare(self, inputs, known):
+        """The same with B and C packed."""
+        a, b, c = (*inputs, None)[:3]
+        outputs = b.shape[0 if self._down else 1] if b.ndim == 2 else 0
+        plain = c is None or (c.size in (1, outputs) and c.shape[:-1] in ((), (1,)))
+        if not all(known[1:]) or self._across or not packable(b) or not plain or not a.size:
+            return self
+        product = self._linear(b, None if self._beta == 0 else c).of(a.shape[0])
+        return lambda x, *_: product(x)
+
+
+@operator("Gemm", 7, inputs=(2, 3), alike=(0, 1, 2), alpha=("float", 1.0), beta=("float", 1.0),
+          transA=("int", 0), transB=("int", 0))  # fmt: skip
+def gemm(alpha, beta, transA, transB):  # noqa: N803 - ONNX's names
+    """Alpha A B + beta C, A and B transposed as wanted."""
+    return Gemm(alpha, beta, transA, transB)
+
+
+@operator("Gemm", 6, inputs=3, alike=(0, 1, 2), alpha=("float", 1.0), beta=("float", 1.0),
+          transA=("int", 0), transB=("int", 0), broadcast=("int", 0))  # fmt: skip
+def gemm_before_7(alpha, beta, transA, transB, broadcast):  # noqa: N803
+    """The same; `broadcast` allows what later versions always allow."""
+    return Gemm(alpha, beta, transA, transB)
