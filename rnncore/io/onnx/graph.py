@@ -216,6 +216,37 @@ class Graph:
         self.block.nodes = [n for n in self.block.nodes if n.branches or not self._folded(n, np.inf)]
 
 
+    def choices(self):
+        """Which inputs, single integers or bools, decide alone which branches are taken."""
+        inputs = {value.slot: k for k, value in enumerate(self.inputs)}
+        sources = {slot: {k} for slot, k in inputs.items()}
+        found = set()
+        for node in self.block.nodes:
+            origin = set().union(*(sources.get(slot, set()) for slot in node.inputs))
+            if node.branches:
+                found |= origin if all(self._is_choice(self.inputs[k]) for k in origin) else set()
+                inner = set().union(*(sources.get(s, set()) for b in node.branches for s in free(b)))
+                origin = origin | inner
+            for slot in node.outputs:
+                sources[slot] = origin
+        return sorted(found)
+
+    @staticmethod
+    def _is_choice(value):
+        return value.dtype.kind in "iub" and value.shape in ((), (1,))
+
+
+def free(block):
+    """Values from outside that a block uses."""
+    inner, found = set(), []
+    for node in block.nodes:
+        found += [slot for slot in node.inputs if slot not in inner]
+        for branch in node.branches:
+            found += [slot for slot in free(branch) if slot not in inner]
+        inner.update(node.outputs)
+    return found + [slot for slot in block.outputs if slot not in inner]
+
+
 def evaluate(node, inputs):
     """The outputs of a node, a tuple of arrays; errors name it."""
     kinds = {inputs[k].dtype for k in node.operator.alike if k < len(inputs) and inputs[k] is not None}
@@ -245,6 +276,8 @@ def truth(condition, label):
 def fit(value, given):
     """A caller's array for an input, after a check of type and shape."""
     array = np.asarray(given)
+    if array.dtype.name == "bfloat16":  # of the package ml_dtypes
+        array = array.astype(np.float32)
     if array.dtype != value.dtype:
         same = array.dtype.kind == value.dtype.kind or array.size == 0
         if not same and not (array.dtype.kind in "iu" and value.dtype.kind == "f"):

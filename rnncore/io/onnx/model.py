@@ -63,9 +63,11 @@ class OnnxModel:
         self._graph = graph
         self._folded = False
         self._plans = {}
+        self._choices = graph.choices()
         self._lock = threading.Lock()
         self.inputs = tuple(graph.inputs)
         self.outputs = tuple(graph.outputs)
+        self._dtypes = [value.dtype for value in graph.inputs]
         self._names = tuple(value.name for value in graph.inputs)
 
     def run(self, inputs=None, **named):
@@ -100,8 +102,12 @@ class OnnxModel:
         return results[0] if len(results) == 1 else tuple(results)
 
     def _run(self, given):
-        arrays = [fit(value, array) for value, array in zip(self.inputs, given, strict=True)]
-        key = tuple(array.shape for array in arrays)
+        key = self._key(given)
+        plan = self._plans.get(key)
+        arrays = given
+        if plan is None or not all(map(_is_ready, given, self._dtypes)):
+            arrays = [fit(value, array) for value, array in zip(self.inputs, given, strict=True)]
+            key = self._key(arrays)
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:
@@ -110,8 +116,15 @@ class OnnxModel:
                 with np.errstate(all="ignore"):
                     return plan.run(arrays)
             except (ValueError, IndexError, TypeError, OverflowError):
-                Plan(self._graph, arrays)  # the same again, with the node's name in the error
+                Plan(self._graph, arrays, self._choices)  # the same again, with the node's name in the error
                 raise
+
+    def _key(self, arrays):
+        """What a plan is for: shapes, and the values that choose branches."""
+        shapes = tuple([getattr(array, "shape", None) for array in arrays])
+        if not self._choices:
+            return shapes
+        return shapes, tuple([np.asarray(arrays[k]).tobytes() for k in self._choices])
 
     def _plan(self, key, arrays):
         if not self._folded:
@@ -119,7 +132,7 @@ class OnnxModel:
             self._folded = True
         while len(self._plans) >= PLANS_MAX:
             del self._plans[next(iter(self._plans))]
-        plan = self._plans[key] = Plan(self._graph, arrays)
+        plan = self._plans[key] = Plan(self._graph, arrays, self._choices)
         first, plan.first = plan.first, None
         return first
 
@@ -141,6 +154,11 @@ class OnnxModel:
         lines += [f"  output  {value!r}" for value in self.outputs]
         lines += [f"  {name:20} {count:4}" for name, count in self.operators().items()]
         return "\n".join(lines)
+
+
+def _is_ready(array, dtype):
+    """Whether an array is of the type, with nothing to convert."""
+    return type(array) is np.ndarray and array.dtype == dtype
 
 
 def _count(block, counts):

@@ -8,19 +8,21 @@ prepare their weights and work areas; the calls that are left are the plan for t
 
 import numpy as np
 
-from rnncore.io.onnx.graph import NOTHING, evaluate, truth
+from rnncore.io.onnx.graph import NOTHING, evaluate, free, truth
 
+ACTIVATIONS = ("Relu", "Sigmoid", "Tanh")
+"""What the engine computes on the result of a product."""
 UNWANTED = -1
 """Number of outputs that have no name: they are dropped."""
 
 
 class Plan:
-    """The calls for inputs of one set of shapes.
+    """The calls for inputs of one set of shapes, and for the values of those `chosen`.
 
     Not for two threads at once: operators reuse their work areas.
     """
 
-    def __init__(self, graph, arrays):
+    def __init__(self, graph, arrays, chosen=()):
         self._env = dict(graph.known)
         self._static = set(self._env)
         self._shaped = set(self._env)
@@ -29,10 +31,12 @@ class Plan:
         for slot, array in zip(slots, arrays, strict=True):
             self._env[slot] = array
             self._shaped.add(slot)
+        self._static.update(slots[k] for k in chosen)
         self._walk(graph.block, steps)
         outputs = [self._real(slot) for slot in graph.block.outputs]
         self.first = [np.array(self._env[slot]) for slot in outputs]
-        self._renumber(_needed(steps, outputs), slots, outputs)
+        steps = self._fused(_needed(steps, outputs), outputs)
+        self._renumber(steps, slots, outputs)
         del self._env, self._alias
 
     def _real(self, slot):
@@ -63,7 +67,10 @@ class Plan:
         if not static:
             if shaped and hasattr(run, "prepare"):
                 run = _prepared(node, values, known)
-            steps.append((run, inputs, node.outputs))
+            if run is None:
+                self._alias[node.outputs[0]] = inputs[0]
+                return
+            steps.append((run, inputs, node.outputs, node.operator.name))
         shaped = shaped and all(known[k] for k in node.operator.shaped_by if k < len(known))
         for slot, result in zip(node.outputs, results, strict=False):
             if slot == NOTHING:
@@ -76,7 +83,7 @@ class Plan:
 
     def _choose_each_time(self, node, inputs, steps):
         """An If whose condition is data: its branches are run node by node."""
-        outer = sorted({self._real(s) for b in node.branches for s in _free(b)})
+        outer = sorted({self._real(s) for b in node.branches for s in free(b)})
 
         def run(condition, *captured):
             env = dict(zip(outer, captured, strict=True))
@@ -88,7 +95,36 @@ class Plan:
         results = run(*(self._env[slot] for slot in inputs))
         for slot, result in zip(node.outputs, results, strict=True):
             self._env[slot] = result
-        steps.append((run, inputs, node.outputs))
+        steps.append((run, inputs, node.outputs, "If"))
+
+    def _fused(self, steps, outputs):
+        """Products together with the bias or the activation that alone takes their result."""
+        uses = {}
+        for slot in [*outputs, *(slot for step in steps for slot in step[1])]:
+            uses[slot] = uses.get(slot, 0) + 1
+        makers, kept = {}, []
+        for step in steps:
+            run, inputs, outs, name = step
+            place = next((makers[s] for s in inputs if s in makers and uses[s] == 1), None)
+            fused = None if place is None else self._together(kept[place], name, inputs)
+            if fused is None:
+                kept.append(step)
+                place = len(kept) - 1
+            else:
+                kept[place] = (fused, kept[place][1], outs, kept[place][3])
+            if len(outs) == 1 and hasattr(kept[place][0], "followed_by"):
+                makers[outs[0]] = place
+        return kept
+
+    def _together(self, product, name, inputs):
+        """The run of a product and what follows, or None."""
+        run, _, outs, _ = product
+        if name in ACTIVATIONS and not run.done:
+            return run.followed_by(name.lower())
+        if name != "Add" or not hasattr(run, "plus") or len(inputs) != 2:
+            return None
+        other = inputs[1] if inputs[0] == outs[0] else inputs[0]
+        return run.plus(self._env[other]) if other in self._static else None
 
     def _renumber(self, steps, slots, outputs):
         """Give the values that are left small numbers, and those known their places."""
@@ -100,7 +136,7 @@ class Plan:
         self._inputs = [number(slot) for slot in slots]
         self._steps = [
             (run, tuple(map(number, ins)), tuple(number(s or UNWANTED) for s in outs), len(outs) == 1)
-            for run, ins, outs in steps
+            for run, ins, outs, _ in steps
         ]
         self._outputs = [number(slot) for slot in outputs]
         self._start = [None] * len(numbers)
@@ -137,17 +173,6 @@ def _prepared(node, values, known):
         return node.run.prepare(values, known)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{node.label}: {error}") from error
-
-
-def _free(block):
-    """Values from outside that a block uses."""
-    inner, free = set(), []
-    for node in block.nodes:
-        free += [slot for slot in node.inputs if slot not in inner]
-        for branch in node.branches:
-            free += [slot for slot in _free(branch) if slot not in inner]
-        inner.update(node.outputs)
-    return free + [slot for slot in block.outputs if slot not in inner]
 
 
 def _interpret(block, env, alias):

@@ -150,18 +150,41 @@ class Conv:
             return self
         # Rows of windows: (N, *outputs, C, *kernel).
         view = np.moveaxis(view, 1, x.ndim - 1)
-        rows, form = math.prod(view.shape[: x.ndim - 1]), (*view.shape[: x.ndim - 1], len(w))
-        matrix = np.empty((rows, flat.shape[1]), x.dtype)
-        target, source = matrix.reshape(view.shape), padded[inside]
-        product = self._linear(w, bias).of(rows)
-        order = (0, x.ndim - 1, *range(1, x.ndim - 1))
+        return OneShape(self._linear(w, bias), padded[inside], view)
 
-        def run(x, *_):
-            source[...] = x
-            target[...] = view
-            return product(matrix).reshape(form).transpose(order)
 
-        return run
+class OneShape:
+    """A convolution of inputs of one shape.
+
+    Parameters
+    ----------
+    linear : Linear
+    inside : array
+        The part of a padded work area where the input goes.
+    view : array, shape (N, *outputs, C, *kernel)
+        The windows over that work area.
+    """
+
+    def __init__(self, linear, inside, view, done=False):
+        self.done = done
+        axes = (view.ndim - 2) // 2
+        self._linear, self._inside, self._view = linear, inside, view
+        rows = math.prod(view.shape[: 1 + axes])
+        self._matrix = np.empty((rows, math.prod(view.shape[1 + axes :])), view.dtype)
+        self._target = self._matrix.reshape(view.shape)
+        self._form = (*view.shape[: 1 + axes], linear.outputs)
+        self._order = (0, 1 + axes, *range(1, 1 + axes))
+        self._product = linear.of(rows)
+
+    def __call__(self, x, *_):
+        """Convolve."""
+        self._inside[...] = x
+        self._target[...] = self._view
+        return self._product(self._matrix).reshape(self._form).transpose(self._order)
+
+    def followed_by(self, activation):
+        """The same with an activation after it."""
+        return OneShape(self._linear.followed_by(activation), self._inside, self._view, True)
 
 
 @operator(

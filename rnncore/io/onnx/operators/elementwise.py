@@ -107,8 +107,6 @@ def modulo(fmod):
         raise ValueError(f"fmod is {fmod}, expected 0 or 1")
 
     def run(a, b):
-        if a.dtype.kind == "f" and not fmod:
-            raise ValueError("the inputs are floating, which needs fmod = 1")
         return np.fmod(a, b) if fmod else np.mod(a, b)
 
     return run
@@ -269,12 +267,24 @@ def cast(to, saturate, round_mode):
     """X in another type; to integers towards zero, to bool whether it is not zero."""
     dtype = tensors.dtype_of(to, "the result")
 
-    def run(x):
-        if to == tensors.BFLOAT16:
-            return low.from_bfloat16(low.to_bfloat16(x.astype(np.float32))).reshape(x.shape)
-        return x.astype(dtype)
+    return Cast(to == tensors.BFLOAT16, dtype)
 
-    return run
+
+class Cast:
+    """The run of Cast."""
+
+    def __init__(self, rounded, dtype):
+        self._rounded, self._dtype = rounded, dtype
+
+    def __call__(self, x):
+        """Convert x."""
+        if self._rounded:
+            return low.from_bfloat16(low.to_bfloat16(x.astype(np.float32))).reshape(x.shape)
+        return x.astype(self._dtype)
+
+    def prepare(self, inputs, known):
+        """None where nothing changes."""
+        return None if inputs[0].dtype == self._dtype and not self._rounded else self
 
 
 @operator("CastLike", 15, inputs=2, saturate=("int", 1), round_mode=("text", "up"))

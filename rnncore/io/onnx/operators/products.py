@@ -20,17 +20,36 @@ class Linear:
     bias : array, shape (O,), optional
     """
 
-    def __init__(self, weight, bias=None):
-        layer = {"kind": "linear", "weight": np.ascontiguousarray(weight), "bias": bias}
+    def __init__(self, weight, bias=None, activation=None):
+        self._weight, self._bias, self._followed = np.ascontiguousarray(weight), bias, {}
+        self._biased = Kept(lambda bias: Linear(self._weight, np.array(bias)))
+        layers = [{"kind": "linear", "weight": self._weight, "bias": bias}]
+        if activation is not None:
+            layers.append({"kind": "map", "name": activation})
         self._core = _engine.Session(
-            config.engine(), weight.dtype, [layer], inputs=weight.shape[1]
+            config.engine(), weight.dtype, layers, inputs=weight.shape[1]
         )
+
+    def followed_by(self, activation):
+        """The same with an activation after it."""
+        if activation not in self._followed:
+            self._followed[activation] = Linear(self._weight, self._bias, activation)
+        return self._followed[activation]
+
+    def plus(self, bias):
+        """The same with a bias."""
+        return self._biased(bias)
 
     def of(self, rows):
         """The function of matrices (rows, I)."""
         if 0 < rows <= STREAM_MAX:
             return self._core.stream(rows, threads=get_num_threads()).step
         return self
+
+    @property
+    def outputs(self):
+        """Columns of the product."""
+        return len(self._weight)
 
     def __call__(self, x):
         """The product for a matrix of any number of rows."""
@@ -74,10 +93,34 @@ class MatMul:
         rows = a.size // width
         if not rows:
             return self
-        product = self._linear(b).of(rows)
-        if a.ndim == 2:
-            return lambda x, _: product(x)
-        return lambda x, _: product(x.reshape(rows, width)).reshape(shape)
+        return Rows(self._linear(b), rows, width, None if a.ndim == 2 else shape)
+
+
+class Rows:
+    """A product of as many rows as an input of one shape has; `shape` None: it is a matrix."""
+
+    def __init__(self, linear, rows, width, shape, biased=False, done=False):
+        self._linear, self._rows, self._width, self._shape = linear, rows, width, shape
+        self._product, self._biased, self.done = linear.of(rows), biased, done
+
+    def __call__(self, x, *_):
+        """The product."""
+        if self._shape is None:
+            return self._product(x)
+        return self._product(x.reshape(self._rows, self._width)).reshape(self._shape)
+
+    def followed_by(self, activation):
+        """The same with an activation after it."""
+        return self._with(self._linear.followed_by(activation), True)
+
+    def plus(self, bias):
+        """The same with a bias; None if it has one, or this is none."""
+        if self._biased or bias.shape != (self._linear.outputs,):
+            return None
+        return self._with(self._linear.plus(bias), False)
+
+    def _with(self, linear, done):
+        return Rows(linear, self._rows, self._width, self._shape, True, done)
 
 
 @operator("MatMul", 1, inputs=2, alike=(0, 1))
@@ -120,8 +163,8 @@ class Gemm:
         plain = c is None or (c.size in (1, outputs) and c.shape[:-1] in ((), (1,)))
         if not all(known[1:]) or self._across or not packable(b) or not plain or not a.size:
             return self
-        product = self._linear(b, None if self._beta == 0 else c).of(a.shape[0])
-        return lambda x, *_: product(x)
+        linear = self._linear(b, None if self._beta == 0 else c)
+        return Rows(linear, a.shape[0], a.shape[1], None, True)
 
 
 @operator("Gemm", 7, inputs=(2, 3), alike=(0, 1, 2), alpha=("float", 1.0), beta=("float", 1.0),

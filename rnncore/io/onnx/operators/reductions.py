@@ -1,8 +1,11 @@
 """Operators that reduce axes: sums, means, extremes, where the extremes are."""
 # SPDX-License-Identifier: Apache-2.0
 
+import math
+
 import numpy as np
 
+from rnncore.io.onnx.operators.shapes import Prepared
 from rnncore.io.onnx.registry import axis_of, integers, operator
 
 
@@ -17,8 +20,25 @@ def _mean(x, axes):
     return np.mean(x, axes, keepdims=True)
 
 
+def _extent(dtype, largest):
+    """The largest or smallest number of a type."""
+    if dtype.kind == "b":
+        return largest
+    if dtype.kind == "f":
+        return np.inf if largest else -np.inf
+    return getattr(np.iinfo(dtype), "max" if largest else "min")
+
+
+def _max(x, axes):
+    return np.max(x, axes, keepdims=True, initial=_extent(x.dtype, False))
+
+
+def _min(x, axes):
+    return np.min(x, axes, keepdims=True, initial=_extent(x.dtype, True))
+
+
 def _log_sum_exp(x, axes):
-    largest = np.max(x, axes, keepdims=True)
+    largest = _max(x, axes)
     finite = np.where(np.isfinite(largest), largest, x.dtype.type(0))
     return np.log(_sum(np.exp(x - finite), axes)) + finite
 
@@ -26,8 +46,8 @@ def _log_sum_exp(x, axes):
 FUNCTIONS = {
     "ReduceSum": _sum,
     "ReduceMean": _mean,
-    "ReduceMax": lambda x, axes: np.max(x, axes, keepdims=True),
-    "ReduceMin": lambda x, axes: np.min(x, axes, keepdims=True),
+    "ReduceMax": _max,
+    "ReduceMin": _min,
     "ReduceProd": lambda x, axes: np.prod(x, axes, dtype=x.dtype, keepdims=True),
     "ReduceL1": lambda x, axes: _sum(np.abs(x), axes),
     "ReduceL2": lambda x, axes: np.sqrt(_sum(x * x, axes)).astype(x.dtype),
@@ -44,13 +64,29 @@ def reduced(function, x, axes, keepdims):
     return y if keepdims else y.squeeze(axes)
 
 
+ALONE = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
+"""What gives an element that is reduced alone as it is."""
+
+
+def prepared(name, run):
+    """A run that looks first whether anything is left to reduce."""
+
+    def prepare(inputs, known):
+        shape, size = run(*inputs).shape, inputs[0].size
+        if name in ALONE and size and size == math.prod(shape) and all(known[1:]):
+            return lambda x, *_: x.reshape(shape)
+        return None
+
+    return Prepared(run, prepare)
+
+
 def _enter(name, function):
     @operator(name, 1, axes=("ints", None), keepdims=("int", 1))
     def by_attribute(axes, keepdims):
         def run(x):
             return reduced(function, x, range(x.ndim) if axes is None else axes, keepdims)
 
-        return run
+        return prepared(name, run)
 
     since = 13 if name == "ReduceSum" else 18
 
@@ -65,7 +101,7 @@ def _enter(name, function):
                 axes = range(x.ndim)
             return reduced(function, x, axes, keepdims)
 
-        return run
+        return prepared(name, run)
 
 
 for _name, _function in FUNCTIONS.items():

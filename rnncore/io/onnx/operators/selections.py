@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from rnncore.io.onnx.operators.shapes import Prepared
 from rnncore.io.onnx.registry import axis_of, integers, limited, operator
 
 
@@ -15,7 +16,14 @@ def gather(axis):
             raise ValueError(f"indices is {indices.dtype}, expected integers")
         return np.take(x, indices, axis_of(axis, x.ndim))
 
-    return run
+    def prepare(inputs, known):
+        x, indices = inputs
+        if not known[1] or indices.ndim:
+            return None
+        part = (slice(None),) * axis_of(axis, x.ndim) + (int(indices),)
+        return lambda x, _: x[part]
+
+    return Prepared(run, prepare)
 
 
 @operator("GatherElements", 11, inputs=2, axis=("int", 0))

@@ -11,7 +11,18 @@ _ANY = 1 << 20
 @operator("Identity", 1)
 def identity():
     """X."""
-    return lambda x: x
+    return Same()
+
+
+class Same:
+    """The run of operators that give their input as it is."""
+
+    def __call__(self, x, *_):
+        """X."""
+        return x
+
+    def prepare(self, inputs, known):
+        """None: there is nothing to run."""
 
 
 @operator("Shape", 1, start=("int", 0), end=("int", None))
@@ -132,7 +143,23 @@ def concat(axis):
             raise ValueError("the inputs are of several types")
         return np.concatenate(arrays, axis_of(axis, arrays[0].ndim))
 
-    return run
+    return Prepared(run, lambda inputs, known: lambda *arrays: np.concatenate(arrays, axis))
+
+
+class Prepared:
+    """A run with a faster one for inputs of shapes that passed it once."""
+
+    def __init__(self, run, prepare):
+        self._run, self._prepare = run, prepare
+
+    def __call__(self, *inputs):
+        """Run it."""
+        return self._run(*inputs)
+
+    def prepare(self, inputs, known):
+        """The faster run."""
+        found = self._prepare(inputs, known)
+        return self._run if found is None else found
 
 
 @operator("Split", 2, inputs=1, outputs=_ANY, counts=True, axis=("int", 0), split=("ints", None))
@@ -285,7 +312,7 @@ def arange():
 @operator("Dropout", 7, outputs=2, counts=True, ratio=("float", 0.5))
 def dropout_attribute(ratio, count):
     """X: at inference nothing is dropped."""
-    return lambda x: x if count == 1 else (x, np.ones(x.shape, bool))
+    return Same() if count == 1 else lambda x: (x, np.ones(x.shape, bool))
 
 
 @operator("Dropout", 12, inputs=(1, 3), outputs=2, counts=True, seed=("int", None))
