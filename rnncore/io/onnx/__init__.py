@@ -1,9 +1,10 @@
 """ONNX models: read and run without the onnx package, and written. See docs/onnx.md."""
 # SPDX-License-Identifier: Apache-2.0
 
+from rnncore.io.onnx.export import to_onnx
 from rnncore.io.onnx.model import OnnxModel, from_onnx
 
-__all__ = ["Backend", "OnnxModel", "from_onnx"]
+__all__ = ["Backend", "OnnxModel", "from_onnx", "to_onnx"]
 
 
 def __getattr__(name):

@@ -36,7 +36,11 @@ class Value:
 
     def __repr__(self):
         """Name, type and shape."""
-        dims = "" if self.shape is None else ", ".join("?" if n is None else str(n) for n in self.shape)
+        dims = (
+            ""
+            if self.shape is None
+            else ", ".join("?" if n is None else str(n) for n in self.shape)
+        )
         return f"{self.name}: {self.dtype}[{dims}]"
 
 
@@ -213,8 +217,9 @@ class Graph:
 
     def fold(self):
         """Compute every node that depends on no input, of whatever size."""
-        self.block.nodes = [n for n in self.block.nodes if n.branches or not self._folded(n, np.inf)]
-
+        self.block.nodes = [
+            n for n in self.block.nodes if n.branches or not self._folded(n, np.inf)
+        ]
 
     def choices(self):
         """Which inputs, single integers or bools, decide alone which branches are taken."""
@@ -225,7 +230,9 @@ class Graph:
             origin = set().union(*(sources.get(slot, set()) for slot in node.inputs))
             if node.branches:
                 found |= origin if all(self._is_choice(self.inputs[k]) for k in origin) else set()
-                inner = set().union(*(sources.get(s, set()) for b in node.branches for s in free(b)))
+                inner = set().union(
+                    *(sources.get(s, set()) for b in node.branches for s in free(b))
+                )
                 origin = origin | inner
             for slot in node.outputs:
                 sources[slot] = origin
@@ -249,7 +256,9 @@ def free(block):
 
 def evaluate(node, inputs):
     """The outputs of a node, a tuple of arrays; errors name it."""
-    kinds = {inputs[k].dtype for k in node.operator.alike if k < len(inputs) and inputs[k] is not None}
+    kinds = {
+        inputs[k].dtype for k in node.operator.alike if k < len(inputs) and inputs[k] is not None
+    }
     if len(kinds) > 1:
         raise ValueError(f"{node.label} has inputs of types {', '.join(sorted(map(str, kinds)))}")
     return call(node, node.run, inputs)

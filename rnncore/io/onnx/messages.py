@@ -344,7 +344,9 @@ def encode(message):
         value = getattr(message, row.name)
         if row.repeated:
             chunks += [_field(number, row.kind, v) for v in value]
-        elif value is not None and (value != getattr(plain, row.name) or row.name == _said(message)):
+        elif value is not None and (
+            value != getattr(plain, row.name) or row.name == _said(message)
+        ):
             chunks.append(_field(number, row.kind, value))
     return b"".join(chunks)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rnncore import random
 from rnncore.io.onnx import messages
 from rnncore.io.onnx.graph import Graph, fit
 from rnncore.io.onnx.plan import Plan
@@ -116,7 +117,9 @@ class OnnxModel:
                 with np.errstate(all="ignore"):
                     return plan.run(arrays)
             except (ValueError, IndexError, TypeError, OverflowError):
-                Plan(self._graph, arrays, self._choices)  # the same again, with the node's name in the error
+                Plan(
+                    self._graph, arrays, self._choices
+                )  # the same again, with the node's name in the error
                 raise
 
     def _key(self, arrays):
@@ -127,14 +130,43 @@ class OnnxModel:
         return shapes, tuple([np.asarray(arrays[k]).tobytes() for k in self._choices])
 
     def _plan(self, key, arrays):
-        if not self._folded:
-            self._graph.fold()
-            self._folded = True
+        self._fold()
         while len(self._plans) >= PLANS_MAX:
             del self._plans[next(iter(self._plans))]
         plan = self._plans[key] = Plan(self._graph, arrays, self._choices)
         first, plan.first = plan.first, None
         return first
+
+    def module(self):
+        """The model as an nn.Sequential, which can be trained, saved and streamed.
+
+        That is possible where the graph is a chain of embeddings, recurrent layers, linear ones,
+        normalisations and activations, and all else only moves axes as exporters do. Both are run
+        on random sequences before it is returned, initial states zero.
+
+        Returns
+        -------
+        nn.Sequential
+
+        Raises
+        ------
+        ValueError
+            Naming the node that is none of these.
+        """
+        from rnncore.io.onnx.chain import module_of
+
+        with self._lock:
+            self._fold()
+        before = random.get_state()
+        try:
+            return module_of(self, self._graph)
+        finally:
+            random.set_state(before)  # nothing is drawn
+
+    def _fold(self):
+        if not self._folded:
+            self._graph.fold()
+            self._folded = True
 
     def operators(self):
         """How often each operator occurs among the nodes that are left to run, by name."""

@@ -135,7 +135,12 @@ class Plan:
 
         self._inputs = [number(slot) for slot in slots]
         self._steps = [
-            (run, tuple(map(number, ins)), tuple(number(s or UNWANTED) for s in outs), len(outs) == 1)
+            (
+                run,
+                tuple(map(number, ins)),
+                tuple(number(s or UNWANTED) for s in outs),
+                len(outs) == 1,
+            )
             for run, ins, outs, _ in steps
         ]
         self._outputs = [number(slot) for slot in outputs]

@@ -21,7 +21,13 @@ CODES = {dtype: code for code, dtype in DTYPES.items() if code != BFLOAT16}
 NAMES = {8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz",
          19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1"}  # fmt: skip
 
-_FIELDS = {1: "float_data", 11: "double_data", 7: "int64_data", 12: "uint64_data", 13: "uint64_data"}
+_FIELDS = {
+    1: "float_data",
+    11: "double_data",
+    7: "int64_data",
+    12: "uint64_data",
+    13: "uint64_data",
+}
 """Where a type's numbers lie if not in raw_data; all others' in int32_data."""
 _BITS = {10: np.dtype("<u2"), BFLOAT16: np.dtype("<u2")}
 """Types whose numbers stand as bits."""
@@ -140,6 +146,4 @@ def write(array, name=""):
     if dtype not in CODES:
         raise TypeError(f"{name} has dtype {array.dtype}, which ONNX cannot hold")
     data = np.ascontiguousarray(array, dtype.newbyteorder("<")).tobytes()
-    return messages.Tensor(
-        dims=list(array.shape), data_type=CODES[dtype], name=name, raw_data=data
-    )
+    return messages.Tensor(dims=list(array.shape), data_type=CODES[dtype], name=name, raw_data=data)

@@ -216,9 +216,7 @@ def elu(alpha):
     return in_float(lambda x: exponential_linear(x, alpha))
 
 
-@operator(
-    "Selu", 6, alpha=("float", 1.6732632423543772), gamma=("float", 1.0507009873554805)
-)
+@operator("Selu", 6, alpha=("float", 1.6732632423543772), gamma=("float", 1.0507009873554805))
 def selu(alpha, gamma):
     """Gamma x, below zero gamma alpha (exp(x) - 1)."""
     return in_float(lambda x: exponential_linear(x, alpha, gamma))

@@ -22,9 +22,9 @@ def _enter(name, log):
 
         def run(x):
             at = axis_of(axis, x.ndim)
-            return _softmax(x.reshape(math.prod(x.shape[:at]), math.prod(x.shape[at:])), log).reshape(
-                x.shape
-            )
+            return _softmax(
+                x.reshape(math.prod(x.shape[:at]), math.prod(x.shape[at:])), log
+            ).reshape(x.shape)
 
         return in_float(run)
 
@@ -74,6 +74,7 @@ def layer_normalization(axis, epsilon, stash_type, count):
         )  # fmt: skip
         return results[0] if count == 1 else results
 
+    run.epsilon = epsilon
     return run
 
 

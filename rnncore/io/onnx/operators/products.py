@@ -26,9 +26,7 @@ class Linear:
         layers = [{"kind": "linear", "weight": self._weight, "bias": bias}]
         if activation is not None:
             layers.append({"kind": "map", "name": activation})
-        self._core = _engine.Session(
-            config.engine(), weight.dtype, layers, inputs=weight.shape[1]
-        )
+        self._core = _engine.Session(config.engine(), weight.dtype, layers, inputs=weight.shape[1])
 
     def followed_by(self, activation):
         """The same with an activation after it."""
@@ -134,7 +132,7 @@ class Gemm:
 
     def __init__(self, alpha, beta, across, down):
         self._alpha, self._beta, self._across, self._down = alpha, beta, across, down
-        self._linear = Kept(self._pack)
+        self._linear = Kept(lambda b, c: Linear(*self.folded(b, c)[:2]))
 
     def __call__(self, a, b, c=None):
         """Compute it."""
@@ -148,22 +146,23 @@ class Gemm:
             raise ValueError(f"C has shape {c.shape}, expected one that broadcasts to {y.shape}")
         return y + (c if self._beta == 1 else (self._beta * c).astype(a.dtype))
 
-    def _pack(self, b, c):
+    def folded(self, b, c):
+        """(weight (O, I), bias or None, whether these two are all that Gemm does)."""
         weight = b if self._down else b.T
+        plain = c is None or (c.size in (1, len(weight)) and c.shape[:-1] in ((), (1,)))
         if self._alpha != 1:
             weight = (self._alpha * weight).astype(b.dtype)
-        if c is not None:
-            c = np.array(np.broadcast_to(c.reshape(-1) * b.dtype.type(self._beta), len(weight)))
-        return Linear(weight, c)
+        if c is None or self._beta == 0 or not plain:
+            return weight, None, plain and not self._across
+        bias = np.broadcast_to(c.reshape(-1) * b.dtype.type(self._beta), len(weight))
+        return weight, np.array(bias), not self._across
 
     def prepare(self, inputs, known):
         """The same with B and C packed."""
         a, b, c = (*inputs, None)[:3]
-        outputs = b.shape[0 if self._down else 1] if b.ndim == 2 else 0
-        plain = c is None or (c.size in (1, outputs) and c.shape[:-1] in ((), (1,)))
-        if not all(known[1:]) or self._across or not packable(b) or not plain or not a.size:
+        if not all(known[1:]) or not packable(b) or not a.size or not self.folded(b, c)[2]:
             return self
-        linear = self._linear(b, None if self._beta == 0 else c)
+        linear = self._linear(b, c)
         return Rows(linear, a.shape[0], a.shape[1], None, True)
 
 

@@ -255,9 +255,7 @@ class Recurrent:
         return modules(self.options, W, R, B, P)
 
     def _pack(self, W, R, B, P):
-        return [
-            (_core(module), reverse) for module, reverse in modules(self.options, W, R, B, P)
-        ]
+        return [(_core(module), reverse) for module, reverse in modules(self.options, W, R, B, P)]
 
     def prepare(self, inputs, known):
         """The same with the weights packed."""

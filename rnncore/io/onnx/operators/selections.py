@@ -123,7 +123,9 @@ def turned(x, lengths):
     if lengths is None:
         return x[::-1]
     steps, rows = x.shape[:2]
-    if lengths.shape != (rows,) or (lengths.size and not 0 <= lengths.min() <= lengths.max() <= steps):
+    if lengths.shape != (rows,) or (
+        lengths.size and not 0 <= lengths.min() <= lengths.max() <= steps
+    ):
         raise ValueError(f"sequence_lens is {lengths!r:.80}, expected {rows} of 0 to {steps}")
     t = np.arange(steps)[:, None]
     source = np.where(t < lengths, lengths - 1 - t, t)
