@@ -175,7 +175,8 @@ class Plan:
 def _prepared(node, values, known):
     """The faster `run` of a node for inputs of these shapes."""
     try:
-        return node.run.prepare(values, known)
+        with np.errstate(all="ignore"):
+            return node.run.prepare(values, known)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{node.label}: {error}") from error
 
