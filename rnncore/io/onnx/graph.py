@@ -10,8 +10,15 @@ from rnncore.io.onnx.registry import Operator
 
 DEPTH_MAX = 16
 """Graphs inside each other at most."""
-FOLD_MAX = 4096
-"""Elements that a node's inputs have at most if it is computed while a model is read."""
+FOLDED = frozenset(
+    """Add And Cast Concat Div Equal Gather Greater Identity Less Max Min Mod Mul Neg Not Or Reshape
+    Shape Size Slice Squeeze Sub Unsqueeze Where""".split()
+)
+"""Operators that are computed while a model is read: what conditions are made of."""
+FOLD_MAX = 256
+"""Elements that the inputs of such a node have at most."""
+FOLD_TOTAL = 1 << 22
+"""Elements that all such nodes may give together."""
 NOTHING = 0
 """Number of the value that stands for an input left out."""
 
@@ -81,6 +88,7 @@ class Graph:
     def __init__(self, model, constants, folder):
         self.known = {NOTHING: None}
         self.count = 1
+        self._budget = FOLD_TOTAL
         self.parameters = 0
         self._folder = folder
         self._opset = _opset(model)
@@ -105,7 +113,7 @@ class Graph:
         if not name:
             raise ValueError("a value has no name")
         if any(name in scope for scope in scopes):
-            raise ValueError(f"the name {name!r} stands for two values")
+            raise ValueError(f"the name {name!r:.80} stands for two values")
         scopes[-1][name] = self.count
         self.names[self.count] = name
         self.count += 1
@@ -141,7 +149,7 @@ class Graph:
         for info in graph.output:
             slot = _look_up(info.name, scopes)
             if slot is None:
-                raise ValueError(f"the output {info.name!r} is given by no node")
+                raise ValueError(f"the output {info.name!r:.80} is given by no node")
             found.append(slot)
             if not depth:
                 self.outputs.append(_value(info, slot))
@@ -150,7 +158,7 @@ class Graph:
     # ---- nodes ----
 
     def _node(self, message, index, scopes, nodes, depth):
-        label = f"{message.op_type or 'a node'} {message.name or f'number {index}'!r}"
+        label = f"{message.op_type[:40] or 'a node'} {message.name[:80] or f'number {index}'!r}"
         inputs = tuple(self._input(name, label, scopes) for name in message.input)
         while inputs and inputs[-1] == NOTHING:
             inputs = inputs[:-1]
@@ -163,7 +171,7 @@ class Graph:
         if operator.name == "Constant":
             self.known[outputs[0]] = run()
             self.parameters += self.known[outputs[0]].size if self.known[outputs[0]].ndim > 1 else 0
-        elif not self._folded(node):
+        elif not self._folded_early(node):
             nodes.append(node)
 
     def _input(self, name, label, scopes):
@@ -172,7 +180,7 @@ class Graph:
         slot = _look_up(name, scopes)
         if slot is None:
             raise ValueError(
-                f"{label} uses {name!r}, which nothing before it gives: the graph is not in order, "
+                f"{label} uses {name!r:.80}, which nothing before it gives: the graph is not in order, "
                 "or has a cycle"
             )
         return slot
@@ -192,7 +200,7 @@ class Graph:
             _same_count(results, message, label)
             for name, slot in zip(message.output, results, strict=True):
                 if name and any(name in scope for scope in scopes):
-                    raise ValueError(f"the name {name!r} stands for two values")
+                    raise ValueError(f"the name {name!r:.80} stands for two values")
                 scopes[-1][name] = slot
             return
         blocks = []
@@ -204,13 +212,22 @@ class Graph:
         outputs = tuple(self._define(name, scopes) if name else NOTHING for name in message.output)
         nodes.append(Node(label, operators.IF, None, inputs, outputs, tuple(blocks)))
 
-    def _folded(self, node, most=FOLD_MAX):
-        """Whether a node of known inputs was computed at once."""
+    def _folded_early(self, node):
+        """Whether a node was computed while the model is read: small ones are, up to a limit."""
+        inputs = [self.known.get(slot) for slot in node.inputs]
+        small = sum(0 if a is None else a.size for a in inputs) <= FOLD_MAX
+        if node.operator.name not in FOLDED or not small or self._budget < 0:
+            return False
+        if not self._folded(node):
+            return False
+        self._budget -= sum(self.known[slot].size for slot in node.outputs if slot != NOTHING)
+        return True
+
+    def _folded(self, node):
+        """Whether a node was computed: its inputs are known."""
         if not all(slot in self.known for slot in node.inputs):
             return False
         inputs = [self.known[slot] for slot in node.inputs]
-        if sum(0 if a is None else a.size for a in inputs) > most:
-            return False
         self.known.update(zip(node.outputs, evaluate(node, inputs), strict=False))
         self.known[NOTHING] = None
         return True
@@ -218,7 +235,7 @@ class Graph:
     def fold(self):
         """Compute every node that depends on no input, of whatever size."""
         self.block.nodes = [
-            n for n in self.block.nodes if n.branches or not self._folded(n, np.inf)
+            n for n in self.block.nodes if n.branches or not self._folded(n)
         ]
 
     def choices(self):
@@ -330,12 +347,12 @@ def _opset(model):
 def _value(info, slot):
     kind = None if info.type is None else info.type.tensor_type
     if kind is None:
-        raise ValueError(f"{info.name!r} has no type, expected that of a tensor")
+        raise ValueError(f"{info.name!r:.80} has no type, expected that of a tensor")
     dtype = tensors.dtype_of(kind.elem_type, repr(info.name))
     shape = None
     if kind.shape is not None:
         # Exporters write 0 where they mean any size.
         shape = tuple(d.dim_value or d.dim_param or None for d in kind.shape.dim)
         if any(isinstance(n, int) and n < 0 for n in shape):
-            raise ValueError(f"{info.name!r} has shape {shape!r:.80}")
+            raise ValueError(f"{info.name!r:.80} has shape {shape!r:.80}")
     return Value(info.name, dtype, shape, slot)

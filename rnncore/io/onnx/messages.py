@@ -271,7 +271,12 @@ class Model:
 
 def decode(data):
     """Read the bytes of a file as a Model; ValueError if they are none."""
-    return _read(Model, memoryview(data), 0, [0])
+    return decode_as(Model, data)
+
+
+def decode_as(kind, data):
+    """Read bytes as a message of some kind."""
+    return _read(kind, memoryview(data), 0, [0])
 
 
 def _read(kind, view, depth, count):

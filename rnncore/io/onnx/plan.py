@@ -52,7 +52,8 @@ class Plan:
             elif inputs[0] in self._static:
                 chosen = node.branches[0 if truth(self._env[inputs[0]], node.label) else 1]
                 self._walk(chosen, steps)
-                self._alias.update(zip(node.outputs, chosen.outputs, strict=True))
+                results = map(self._real, chosen.outputs)
+                self._alias.update(zip(node.outputs, results, strict=True))
                 self._alias.pop(NOTHING, None)
             else:
                 self._choose_each_time(node, inputs, steps)

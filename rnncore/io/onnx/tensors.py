@@ -9,6 +9,7 @@ import numpy as np
 from rnncore.io import low
 from rnncore.io.onnx import messages
 
+AXES_MAX = 32
 BFLOAT16 = 16
 DTYPES = {
     1: np.dtype("float32"), 2: np.dtype("uint8"), 3: np.dtype("int8"), 4: np.dtype("uint16"),
@@ -54,10 +55,10 @@ def read(tensor, folder=None):
     ValueError
         If the shape and the numbers there are do not fit; nothing is allocated before.
     """
-    what = f"tensor {tensor.name!r}"
+    what = f"tensor {tensor.name!r:.80}"
     dtype = dtype_of(tensor.data_type, what)
-    shape = tuple(int(n) for n in tensor.dims)
-    if len(shape) > 32 or any(n < 0 for n in shape):
+    shape = tuple(int(n) for n in tensor.dims[:AXES_MAX + 1])
+    if len(shape) > AXES_MAX or any(n < 0 for n in shape):
         raise ValueError(f"{what} has shape {shape!r:.80}")
     count = math.prod(shape)
     stored = _BITS.get(tensor.data_type, dtype.newbyteorder("<"))
