@@ -224,7 +224,8 @@ X, Y = [("x", F, ["n", 2])], [("y", F, ["n", 2])]
         ([node("Relu", "x", "x")], "'x' stands for two values"),
         ([node("Relu", "x", "z")], "output 'y' is given by no node"),
         ([node("Cast", "x", "y", to=8)], "element type string"),
-        ([node("Pad", "x", "y", mode="mirror")], "mode is 'mirror'|has 1 inputs"),
+        ([node("Pad", "x", "y", mode="mirror")], "has 1 inputs, expected 2 to 4"),
+        ([node("Pad", "x x", "y", mode="mirror")], "mode is 'mirror'"),
         ([node("If", "x", "y")], "expected its two branches"),
     ],
 )  # fmt: skip

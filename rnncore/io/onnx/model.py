@@ -44,7 +44,7 @@ def from_onnx(path_or_bytes, *, constants=None):
         message = messages.decode(data)
         graph = Graph(message, constants or {}, folder)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name}: {str(error)[:1000]}") from error
     return OnnxModel(graph)
 
 

@@ -84,7 +84,7 @@ def find(node, opset, label):
     rows = [row for row in TABLE.get(node.op_type, ()) if row.since <= opset]
     if node.domain not in ("", "ai.onnx") or node.op_type not in TABLE:
         name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        raise ValueError(f"{label}: the operator {name} is not supported")
+        raise ValueError(f"{label}: the operator {name[:80]} is not supported")
     if not rows:
         raise ValueError(f"{label}: opset {opset} has no operator {node.op_type}")
     return rows[-1]
@@ -115,11 +115,11 @@ def _attributes(node, row, label):
         kind, _ = row.attributes.get(attribute.name, (None, None))
         if kind is None:
             raise ValueError(
-                f"{label} has the attribute {attribute.name!r}, which is not supported"
+                f"{label} has the attribute {attribute.name!r:.80}, which is not supported"
                 f" (expected {', '.join(row.attributes) or 'none'})"
             )
         if attribute.name in found:
-            raise ValueError(f"{label} has the attribute {attribute.name!r} twice")
+            raise ValueError(f"{label} has the attribute {attribute.name!r:.80} twice")
         found[attribute.name] = value_of(attribute, kind, label)
     for name, (_, default) in row.attributes.items():
         if name not in found:
@@ -134,7 +134,7 @@ def value_of(attribute, kind, label):
     field, named = messages.Attribute.KINDS.get(attribute.type, (None, None))
     if named != kind:
         raise ValueError(
-            f"{label} has the attribute {attribute.name!r} of type {attribute.type}, expected {kind}"
+            f"{label} has the attribute {attribute.name!r:.80} of type {attribute.type}, expected {kind}"
         )
     value = getattr(attribute, field)
     if kind == "ints":
@@ -146,7 +146,7 @@ def value_of(attribute, kind, label):
     if kind == "texts":
         return tuple(_text(v, label) for v in value)
     if kind in ("tensor", "graph") and value is None:
-        raise ValueError(f"{label} has the attribute {attribute.name!r} without a value")
+        raise ValueError(f"{label} has the attribute {attribute.name!r:.80} without a value")
     return tensors.read(value) if kind == "tensor" else value
 
 
