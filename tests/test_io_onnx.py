@@ -21,13 +21,18 @@ def one(kind, arrays, *, opset=17, outputs=1, initializers=None, **attributes):
     known = initializers or {}
     data = model(
         [node(kind, " ".join([*names, *known]), " ".join(outs), **attributes)],
-        [(n, a.dtype, [f"{n}d{k}" for k in range(a.ndim)]) for n, a in zip(names, arrays)],
+        [
+            (n, a.dtype, [f"{n}d{k}" for k in range(a.ndim)])
+            for n, a in zip(names, arrays, strict=True)
+        ],
         [(n, F, ["n"]) for n in outs],
         known,
         opset,
     )
     read = from_onnx(data)
-    first, again = (list(read.run(dict(zip(names, arrays))).values()) for _ in range(2))
+    first, again = (
+        list(read.run(dict(zip(names, arrays, strict=True))).values()) for _ in range(2)
+    )
     for a, b in zip(first, again, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
         assert a.dtype == b.dtype
@@ -124,9 +129,7 @@ def test_typed_tensors(code, field, values, expected):
         packed = np.array(values, "<f4" if field == "float_data" else "<f8").tobytes()
     other = messages.Tensor(dims=[2], data_type=code)
     data = messages.encode(other) + wire.field(number, wire.BYTES, packed)
-    np.testing.assert_array_equal(
-        tensors.read(messages.decode_as(messages.Tensor, data)), expected
-    )
+    np.testing.assert_array_equal(tensors.read(messages.decode_as(messages.Tensor, data)), expected)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +399,7 @@ def test_a_condition_must_be_one_bool():
         read(draw(3, 2))
 
 
-# ---- operators that packages write in several ways ------------------------------------------------
+# ---- operators that packages write in several ways ----------------------------------------------
 
 
 @pytest.mark.parametrize("rows", [1, 3, 200])
@@ -506,7 +509,7 @@ def test_an_error_of_a_later_call_names_the_node():
     data = model([node("Gather", "w i", "y")], [("i", L, ["n"])], Y, {"w": draw(4, 2)})
     read = from_onnx(data)
     read(np.array([0, 3]))
-    with pytest.raises(ValueError, match="Gather 'number 0': .*out of bounds"):
+    with pytest.raises(ValueError, match=r"Gather 'number 0': .*out of bounds"):
         read(np.array([0, 4]))
 
 

@@ -69,14 +69,22 @@ def test_recurrent_node_tests():
 def test_node_tests_of_the_graph_around():
     passed = 0
     for case in node_tests(WHOLE):
-        try:
-            rnncore.io.onnx.Backend.prepare(case.model)
-        except ValueError as error:
-            assert any(reason in str(error) for reason in REFUSED), f"{case.name}: {error}"
-            continue
-        check(case)
-        passed += 1
+        reason = refusal(case)
+        if reason is None:
+            check(case)
+            passed += 1
+        elif not any(named in reason for named in REFUSED):
+            pytest.fail(f"{case.name}: {reason}")
     assert passed > 500
+
+
+def refusal(case):
+    """Why a case is refused, or None."""
+    try:
+        rnncore.io.onnx.Backend.prepare(case.model)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def test_backend():
@@ -199,5 +207,5 @@ def test_a_model_that_is_no_chain_says_why():
 
     data = exported(Last(), (torch.randn(7, 3, 6),), ["x"], ["y"], {"x": {0: "t", 1: "b"}})
     model = rnncore.io.onnx.from_onnx(data)
-    with pytest.raises(ValueError, match="Gather .* has no place in a chain of layers"):
+    with pytest.raises(ValueError, match=r"Gather .* has no place in a chain of layers"):
         model.module()

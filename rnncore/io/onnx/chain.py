@@ -23,7 +23,7 @@ class Chain:
     def __init__(self, graph):
         self._graph = graph
         self.layers = []
-        self._kind = {slot: "known" for slot in graph.known}
+        self._kind = dict.fromkeys(graph.known, "known")
         for k, value in enumerate(graph.inputs):
             self._kind[value.slot] = "state" if k else "data"
         self._head = graph.inputs[0].slot if graph.inputs else None

@@ -59,7 +59,7 @@ class Writer:
         self._count = 0
         self._first = None  # the module that takes the model's input
         self._shape, self._dtype = None, None
-        self._recurrent = False
+        self._recurrent, self._axes = False, ("steps", "batch")
         self.at = "input"
 
     # ---- modules ----
@@ -120,6 +120,7 @@ class Writer:
             raise ValueError(f"{what} has cell_clip = {module.cell_clip}: ONNX has no such clip")
         self._recurrent = True
         if module.batch_first:
+            self._axes = ("batch", "steps")
             self.at = self._node("Transpose", [self.at], perm=[1, 0, 2])
         initial = self._initial(prefix, module)
         finals = [self._layer(prefix, module, k, initial) for k in range(module.num_layers)]
@@ -199,9 +200,7 @@ class Writer:
         ]
         if not module.bias:
             return [*names, ""]
-        both = [
-            np.concatenate([_their_rows(module, d[k].data) for k in (2, 3)]) for d in of_layer
-        ]
+        both = [np.concatenate([_their_rows(module, d[k].data) for k in (2, 3)]) for d in of_layer]
         return [*names, stacked("B", both)]
 
     def _peepholes(self, prefix, module, layer):
@@ -254,7 +253,7 @@ class Writer:
         if (self._states or self._lengths) and not self._recurrent:
             raise ValueError("states or lengths is true, but the model has no recurrent module")
         first, dtype = self._first, self._dtype or np.dtype("float32")
-        order = self._order()
+        order = self._axes
         if isinstance(first, nn.Embedding):
             info = self._info("input", np.int64, order)
         else:
@@ -265,28 +264,11 @@ class Writer:
         self._node("Identity", [self.at], output="output")
         self._graph.output.insert(0, self._info("output", dtype, (*order, "outputs")))
         version = messages.OperatorSet("", OPSET)
-        return messages.Model(
-            IR_VERSION, "rnncore", graph=self._graph, opset_import=[version]
-        )
-
-    def _order(self):
-        return self._axes if self._recurrent else ("steps", "batch")
-
-    _axes = ("steps", "batch")
-
-    def batch_first(self):
-        """Name the first two axes the other way round."""
-        self._axes = ("batch", "steps")
-
-
-def _recurrent(writer, prefix, module):
-    if module.batch_first:
-        writer.batch_first()
-    writer._layers(prefix, module)
+        return messages.Model(IR_VERSION, "rnncore", graph=self._graph, opset_import=[version])
 
 
 EXPORTERS = (
-    (Recurrent, _recurrent),
+    (Recurrent, Writer._layers),
     (nn.Embedding, Writer._embedding),
     (nn.Linear, Writer._linear),
     (nn.LayerNorm, Writer._layer_norm),

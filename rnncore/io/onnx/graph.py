@@ -180,8 +180,8 @@ class Graph:
         slot = _look_up(name, scopes)
         if slot is None:
             raise ValueError(
-                f"{label} uses {name!r:.80}, which nothing before it gives: the graph is not in order, "
-                "or has a cycle"
+                f"{label} uses {name!r:.80}, which nothing before it gives: the graph is not in "
+                "order, or has a cycle"
             )
         return slot
 
@@ -234,9 +234,7 @@ class Graph:
 
     def fold(self):
         """Compute every node that depends on no input, of whatever size."""
-        self.block.nodes = [
-            n for n in self.block.nodes if n.branches or not self._folded(n)
-        ]
+        self.block.nodes = [n for n in self.block.nodes if n.branches or not self._folded(n)]
 
     def choices(self):
         """Which inputs, single integers or bools, decide alone which branches are taken."""

@@ -34,10 +34,6 @@ UNUSED = None
 """Kind of fields that say nothing about what a model computes."""
 
 
-def _new(default):
-    return attribute(default_factory=default)
-
-
 @dataclass
 class ExternalEntry:
     """StringStringEntryProto: a key and a value of a tensor that lies in another file."""
@@ -51,17 +47,17 @@ class ExternalEntry:
 class Tensor:
     """TensorProto; `rnncore.io.onnx.tensors` turns it into an array."""
 
-    dims: list = _new(list)
+    dims: list = attribute(default_factory=list)
     data_type: int = 0
-    float_data: list = _new(list)
-    int32_data: list = _new(list)
-    string_data: list = _new(list)
-    int64_data: list = _new(list)
+    float_data: list = attribute(default_factory=list)
+    int32_data: list = attribute(default_factory=list)
+    string_data: list = attribute(default_factory=list)
+    int64_data: list = attribute(default_factory=list)
     name: str = ""
     raw_data: bytes = None
-    double_data: list = _new(list)
-    uint64_data: list = _new(list)
-    external_data: list = _new(list)
+    double_data: list = attribute(default_factory=list)
+    uint64_data: list = attribute(default_factory=list)
+    external_data: list = attribute(default_factory=list)
     data_location: int = 0
     FIELDS: ClassVar = {
         1: Field("dims", "int", True),
@@ -99,7 +95,7 @@ class Dimension:
 class Shape:
     """TensorShapeProto."""
 
-    dim: list = _new(list)
+    dim: list = attribute(default_factory=list)
     FIELDS: ClassVar = {1: Field("dim", Dimension, True)}
 
 
@@ -151,9 +147,9 @@ class Attribute:
     s: bytes = b""
     t: Tensor = None
     g: "Graph" = None
-    floats: list = _new(list)
-    ints: list = _new(list)
-    strings: list = _new(list)
+    floats: list = attribute(default_factory=list)
+    ints: list = attribute(default_factory=list)
+    strings: list = attribute(default_factory=list)
     type: int = 0
     FIELDS: ClassVar = {
         1: Field("name", "text"),
@@ -185,11 +181,11 @@ class Attribute:
 class Node:
     """NodeProto."""
 
-    input: list = _new(list)
-    output: list = _new(list)
+    input: list = attribute(default_factory=list)
+    output: list = attribute(default_factory=list)
     name: str = ""
     op_type: str = ""
-    attribute: list = _new(list)
+    attribute: list = attribute(default_factory=list)
     domain: str = ""
     FIELDS: ClassVar = {
         1: Field("input", "text", True),
@@ -209,12 +205,12 @@ class Node:
 class Graph:
     """GraphProto."""
 
-    node: list = _new(list)
+    node: list = attribute(default_factory=list)
     name: str = ""
-    initializer: list = _new(list)
-    input: list = _new(list)
-    output: list = _new(list)
-    value_info: list = _new(list)
+    initializer: list = attribute(default_factory=list)
+    input: list = attribute(default_factory=list)
+    output: list = attribute(default_factory=list)
+    value_info: list = attribute(default_factory=list)
     FIELDS: ClassVar = {
         1: Field("node", Node, True),
         2: Field("name", "text"),
@@ -249,7 +245,7 @@ class Model:
     producer_name: str = ""
     producer_version: str = ""
     graph: Graph = None
-    opset_import: list = _new(list)
+    opset_import: list = attribute(default_factory=list)
     FIELDS: ClassVar = {
         1: Field("ir_version", "int"),
         2: Field("producer_name", "text"),

@@ -105,7 +105,7 @@ class Plan:
             uses[slot] = uses.get(slot, 0) + 1
         makers, kept = {}, []
         for step in steps:
-            run, inputs, outs, name = step
+            _, inputs, outs, name = step
             place = next((makers[s] for s in inputs if s in makers and uses[s] == 1), None)
             fused = None if place is None else self._together(kept[place], name, inputs)
             if fused is None:

@@ -134,7 +134,8 @@ def value_of(attribute, kind, label):
     field, named = messages.Attribute.KINDS.get(attribute.type, (None, None))
     if named != kind:
         raise ValueError(
-            f"{label} has the attribute {attribute.name!r:.80} of type {attribute.type}, expected {kind}"
+            f"{label} has the attribute {attribute.name!r:.80} of type {attribute.type}, "
+            f"expected {kind}"
         )
     value = getattr(attribute, field)
     if kind == "ints":

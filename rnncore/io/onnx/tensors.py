@@ -19,8 +19,11 @@ DTYPES = {
 }  # fmt: skip
 """NumPy's type of each element type; bfloat16, which NumPy lacks, is computed in float32."""
 CODES = {dtype: code for code, dtype in DTYPES.items() if code != BFLOAT16}
-NAMES = {8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz",
-         19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1"}  # fmt: skip
+NAMES = {
+    8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz",
+    19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1",
+}  # fmt: skip
+"""Types that are refused, for the message."""
 
 _FIELDS = {
     1: "float_data",
@@ -57,7 +60,7 @@ def read(tensor, folder=None):
     """
     what = f"tensor {tensor.name!r:.80}"
     dtype = dtype_of(tensor.data_type, what)
-    shape = tuple(int(n) for n in tensor.dims[:AXES_MAX + 1])
+    shape = tuple(int(n) for n in tensor.dims[: AXES_MAX + 1])
     if len(shape) > AXES_MAX or any(n < 0 for n in shape):
         raise ValueError(f"{what} has shape {shape!r:.80}")
     count = math.prod(shape)
@@ -79,7 +82,7 @@ def read(tensor, folder=None):
         flat = low.from_bfloat16(flat)
     elif tensor.data_type == 10:
         flat = flat.view("<f2")
-    elif dtype == bool:
+    elif dtype.kind == "b":
         flat = flat.view(np.uint8) != 0
     # A copy: arrays are aligned, and outlive the file's bytes.
     return np.array(flat, dtype).reshape(shape)

@@ -44,7 +44,7 @@ def _enter(name, function, *, since=1, inputs=1):
 
 
 def divide(a, b):
-    """a / b; of integers the part before the point."""
+    """Quotients; of integers the part before the point."""
     if a.dtype.kind == "f":
         return np.divide(a, b)
     if (np.asarray(b) == 0).any():
@@ -90,7 +90,7 @@ for _name, _since, _function in (
 
 @operator("Pow", 7, inputs=2)
 def power():
-    """x to the power of y, in x's type."""
+    """Powers of x, in its type."""
 
     def run(x, y):
         if y.size == 1 and y.ndim <= x.ndim and float(y.reshape(())) == 2.0:

@@ -168,13 +168,13 @@ class Gemm:
 
 @operator("Gemm", 7, inputs=(2, 3), alike=(0, 1, 2), alpha=("float", 1.0), beta=("float", 1.0),
           transA=("int", 0), transB=("int", 0))  # fmt: skip
-def gemm(alpha, beta, transA, transB):  # noqa: N803 - ONNX's names
+def gemm(alpha, beta, transA, transB):
     """Alpha A B + beta C, A and B transposed as wanted."""
     return Gemm(alpha, beta, transA, transB)
 
 
 @operator("Gemm", 6, inputs=3, alike=(0, 1, 2), alpha=("float", 1.0), beta=("float", 1.0),
           transA=("int", 0), transB=("int", 0), broadcast=("int", 0))  # fmt: skip
-def gemm_before_7(alpha, beta, transA, transB, broadcast):  # noqa: N803
+def gemm_before_7(alpha, beta, transA, transB, broadcast):
     """The same; `broadcast` allows what later versions always allow."""
     return Gemm(alpha, beta, transA, transB)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore import _engine, config, functional, nn
+from rnncore import _engine, config, functional, nn, random
 from rnncore.io.onnx.operators.products import Kept
 from rnncore.io.onnx.operators.selections import turned
 from rnncore.io.onnx.registry import operator
@@ -40,7 +40,7 @@ DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, 
 class Options:
     """The attributes of a node, checked.
 
-    `activations` holds one tuple of (name, alpha, beta) a direction, `reverse` one bool a direction.
+    `activations` holds tuples of (name, alpha, beta), one a direction, `reverse` one bool each.
     """
 
     kind: str
@@ -81,10 +81,17 @@ def _activations(kind, names, alphas, betas, directions):
 
 
 def _module(options, index, inputs, hidden, dtype, both=False):
-    """Our module for one direction, or for both at once."""
+    """Our module for one direction, or for both at once, its parameters anything."""
+    before = random.get_state()
+    try:
+        return _drawn(options, index, (inputs, hidden), dtype, both)
+    finally:
+        random.set_state(before)  # reading a model draws nothing
+
+
+def _drawn(options, index, sizes, dtype, both):
     activations, clip = options.activations[index], options.clip
     shared = {"bidirectional": both, "clip": clip, "dtype": dtype}
-    sizes = (inputs, hidden)
     if options.kind == "RNN":
         return nn.RNN(*sizes, nonlinearity=activations[0], **shared)
     if options.kind == "GRU":
@@ -138,13 +145,13 @@ def modules(options, W, R, B, P):
 
 def _filled(module, group):
     """The module with these weights; parameters that the node lacks are zeros or go."""
-    from rnncore import nn as layers
-
     lacking = {name for name, k in (("bias", 2), ("peepholes", 5)) if group[0][k] is None}
     if lacking:
         spec = module.spec()
         spec.update({name: False for name in lacking if name in spec or name == "bias"})
-        module = layers.build(spec)
+        before = random.get_state()
+        module = nn.build(spec)
+        random.set_state(before)
     for own, given in zip(module.layer_weights(0), group, strict=True):
         for parameter, array in zip(own, given, strict=True):
             if parameter is not None:
@@ -158,6 +165,10 @@ class Recurrent:
     def __init__(self, options):
         self.options = options
         self._cores = Kept(self._pack)
+        # Of one unit each: for the names that the engine has for what they compute.
+        self._examples = [
+            _module(options, k, 1, 1, np.float32) for k in range(len(options.reverse))
+        ]
 
     # ---- inputs ----
 
@@ -211,7 +222,7 @@ class Recurrent:
         """(y [T, B, D * H], h, c), each direction's layer after the other."""
         options, found = self.options, []
         for index, reverse in enumerate(options.reverse):
-            module = _module(options, index, x.shape[2], R.shape[2], x.dtype)
+            module = self._examples[index]
             part = slice(index, index + 1)
             with no_grad():
                 results = functional.recurrent_layer(

@@ -268,8 +268,10 @@ def tile():
     return run
 
 
-@operator("Constant", 1, inputs=0, value=("tensor", None), value_float=("float", None),
-          value_floats=("floats", None), value_int=("int", None), value_ints=("ints", None))  # fmt: skip
+@operator(
+    "Constant", 1, inputs=0, value=("tensor", None), value_float=("float", None),
+    value_floats=("floats", None), value_int=("int", None), value_ints=("ints", None),
+)  # fmt: skip
 def constant(value, value_float, value_floats, value_int, value_ints):
     """A tensor that stands in the file."""
     given = [
