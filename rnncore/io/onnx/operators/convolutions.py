@@ -59,6 +59,17 @@ class Windows:
             ends.append((less, more) if self._auto == "SAME_UPPER" else (more, less))
         return ends
 
+    def padding_of_outputs(self, sizes, more):
+        """(before, after) to cut from each axis of the output of a transposed convolution."""
+        if not self._auto.startswith("SAME"):
+            return self.padding(sizes)
+        ends = []
+        for span, stride, extra in zip(self.spans(), self.strides, more, strict=True):
+            total = max(0, span + extra - stride)
+            less, rest = total // 2, total - total // 2
+            ends.append((less, rest) if self._auto == "SAME_UPPER" else (rest, less))
+        return ends
+
     def outputs(self, padded):
         """Windows along each axis of a padded input."""
         counts = [
@@ -265,3 +276,81 @@ def global_average_pool():
 def global_max_pool():
     """The largest over all axes but the first two."""
     return lambda x: x.max(tuple(range(2, x.ndim)), keepdims=True)
+
+
+@operator(
+    "ConvTranspose", 1, inputs=(2, 3), alike=(0, 1, 2), kernel_shape=("ints", None),
+    strides=("ints", None), dilations=("ints", None), pads=("ints", None),
+    auto_pad=("text", "NOTSET"), group=("int", 1), output_padding=("ints", None),
+    output_shape=("ints", None),
+)  # fmt: skip
+def conv_transpose(
+    kernel_shape, strides, dilations, pads, auto_pad, group, output_padding, output_shape
+):
+    """The gradient of a convolution by its input: (N, C, ...) with (C, O / group, ...)."""
+
+    def run(x, w, bias=None):
+        if x.ndim < 3 or w.ndim != x.ndim or x.shape[1] != w.shape[0] or w.shape[0] % group:
+            raise ValueError(f"the input has shape {x.shape}, the weight {w.shape}")
+        if kernel_shape not in (None, w.shape[2:]):
+            raise ValueError(f"kernel_shape is {kernel_shape}, the weight has {w.shape[2:]}")
+        windows = Windows(w.shape[2:], strides, dilations, pads, auto_pad)
+        full = _overlapped(x, w, group, windows)
+        more = output_padding or (0,) * len(windows.kernel)
+        if output_shape is None:
+            ends = windows.padding_of_outputs(x.shape[2:], more)
+        else:
+            ends, more = _split_ends(full, output_shape, more, auto_pad)
+        y = _trimmed(full, ends, more)
+        return y if bias is None else y + bias.reshape(-1, *(1,) * (x.ndim - 2))
+
+    return run
+
+
+def _overlapped(x, w, group, windows):
+    """Every input times the kernel, added up where kernels overlap."""
+    sizes = [
+        (n - 1) * stride + span
+        for n, stride, span in zip(x.shape[2:], windows.strides, windows.spans(), strict=True)
+    ]
+    outputs = w.shape[1]
+    y = np.zeros(limited((x.shape[0], group * outputs, *sizes)), x.dtype)
+    parts = x.reshape(x.shape[0], group, -1, math.prod(x.shape[2:]))
+    kernels = w.reshape(group, w.shape[0] // group, outputs, *windows.kernel)
+    for tap in np.ndindex(*windows.kernel):
+        matrix = kernels[(..., *tap)].swapaxes(1, 2)
+        part = np.matmul(matrix, parts).reshape(x.shape[0], group * outputs, *x.shape[2:])
+        place = tuple(
+            slice(k * d, k * d + (n - 1) * s + 1, s)
+            for k, d, n, s in zip(tap, windows.dilations, x.shape[2:], windows.strides, strict=True)
+        )
+        y[(slice(None), slice(None), *place)] += part
+    return y
+
+
+def _split_ends(full, output_shape, more, auto_pad):
+    """What to cut at both ends of each axis for an output of a shape, and zeros to add before."""
+    sizes = full.shape[2:]
+    wanted = output_shape[-len(sizes) :]
+    if len(wanted) != len(sizes):
+        raise ValueError(f"output_shape is {output_shape}, expected {len(sizes)} numbers")
+    ends = []
+    more = [max(e, n - size) for e, n, size in zip(more, limited(wanted), sizes, strict=True)]
+    for size, extra, target in zip(sizes, more, wanted, strict=True):
+        total = max(0, size + extra - target)
+        less, rest = total // 2, total - total // 2
+        ends.append((less, rest) if auto_pad == "SAME_UPPER" else (rest, less))
+    return ends, more
+
+
+def _trimmed(full, ends, more):
+    """An array with zeros added at the ends of its axes, then cut at both."""
+    sizes = [n + extra for n, extra in zip(full.shape[2:], more, strict=True)]
+    if any(extra < 0 for extra in more) or any(
+        b + a >= n for n, (b, a) in zip(sizes, ends, strict=True)
+    ):
+        raise ValueError(f"pads and output_padding leave nothing of {tuple(sizes)}")
+    padded, inside = padded_array(full, [(0, extra) for extra in more])
+    padded[inside] = full
+    part = tuple(slice(b, n - a) for n, (b, a) in zip(sizes, ends, strict=True))
+    return np.ascontiguousarray(padded[(slice(None), slice(None), *part)])

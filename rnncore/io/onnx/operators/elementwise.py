@@ -159,6 +159,10 @@ for _name, _since, _function in (
     ("Floor", 6, np.floor), ("Ceil", 6, np.ceil), ("Round", 11, np.rint),
     ("Sin", 7, np.sin), ("Cos", 7, np.cos), ("Erf", 9, erf), ("Softplus", 1, softplus),
     ("Softsign", 1, lambda x: x / (1 + np.abs(x))),
+    ("Tan", 7, np.tan), ("Sinh", 9, np.sinh), ("Cosh", 9, np.cosh), ("Atan", 7, np.arctan),
+    ("Asin", 7, np.arcsin), ("Acos", 7, np.arccos), ("Asinh", 9, np.arcsinh),
+    ("Acosh", 9, np.arccosh), ("Atanh", 9, np.arctanh),
+    ("Mish", 18, lambda x: x * np.tanh(softplus(x))),
 ):  # fmt: skip
     _enter(_name, in_float(_function), since=_since)
 

@@ -103,3 +103,31 @@ def _batch_normalization(since, **more):
 _batch_normalization(7, spatial=("int", 1))
 _batch_normalization(9)
 _batch_normalization(14, training_mode=("int", 0))
+
+
+@operator("InstanceNormalization", 6, inputs=3, alike=(0, 1, 2), epsilon=("float", 1e-5))
+def instance_normalization(epsilon):
+    """Normalise each channel of each row by its own statistics."""
+
+    def run(x, scale, bias):
+        axes, shape = tuple(range(2, x.ndim)), (1, -1) + (1,) * (x.ndim - 2)
+        mean = x.mean(axes, keepdims=True)
+        deviation = np.sqrt(x.var(axes, keepdims=True) + x.dtype.type(epsilon))
+        return (x - mean) / deviation * scale.reshape(shape) + bias.reshape(shape)
+
+    return in_float(run)
+
+
+@operator("LpNormalization", 1, axis=("int", -1), p=("int", 2))
+def lp_normalization(axis, p):
+    """X by the sum of magnitudes, or the root of the sum of squares, along an axis; 0 stays 0."""
+    if p not in (1, 2):
+        raise ValueError(f"p is {p}, expected 1 or 2")
+
+    def run(x):
+        parts = np.abs(x) if p == 1 else x * x
+        norm = parts.sum(axis_of(axis, x.ndim), keepdims=True)
+        norm = norm if p == 1 else np.sqrt(norm)
+        return np.where(norm == 0, x.dtype.type(0), x / norm)
+
+    return in_float(run)

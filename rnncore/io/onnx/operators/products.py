@@ -178,3 +178,16 @@ def gemm(alpha, beta, transA, transB):
 def gemm_before_7(alpha, beta, transA, transB, broadcast):
     """The same; `broadcast` allows what later versions always allow."""
     return Gemm(alpha, beta, transA, transB)
+
+
+@operator("Einsum", 12, inputs=(1, 1 << 10), equation="text")
+def einsum(equation):
+    """A sum of products over named axes."""
+    plain = equation.replace(" ", "")
+
+    def run(*arrays):
+        if len({a.dtype for a in arrays}) > 1:
+            raise ValueError("the inputs are of several types")
+        return np.einsum(plain, *arrays)
+
+    return run

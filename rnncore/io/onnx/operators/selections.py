@@ -216,3 +216,82 @@ def _cut(ndim, at, before, after):
     part = [slice(None)] * ndim
     part[at] = slice(max(0, -before), after if after < 0 else None)
     return tuple(part)
+
+
+# ---- several axes at once -----------------------------------------------------------------------
+
+
+@operator("GatherND", 11, inputs=2, batch_dims=("int", 0))
+def gather_nd(batch_dims):
+    """What index vectors, the last axis of `indices`, point at; the first axes go side by side."""
+
+    def run(x, indices):
+        shared = x.shape[:batch_dims]
+        if indices.ndim <= batch_dims or indices.shape[:batch_dims] != shared or batch_dims < 0:
+            raise ValueError(f"the inputs have shapes {x.shape} and {indices.shape}")
+        grid = np.ix_(*map(np.arange, shared)) if shared else ()
+        more = indices.ndim - 1 - batch_dims
+        grid = tuple(g.reshape(*g.shape, *(1,) * more) for g in grid)
+        return x[(*grid, *np.moveaxis(indices, -1, 0))]
+
+    return run
+
+
+SCATTERED = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+
+
+def _scattered(x, place, updates, reduction):
+    y = x.copy()
+    if reduction == "none":
+        y[place] = updates
+    elif reduction in SCATTERED:
+        SCATTERED[reduction].at(y, place, updates)
+    else:
+        raise ValueError(f'reduction is {reduction!r}, expected "none" or {", ".join(SCATTERED)}')
+    return y
+
+
+@operator("ScatterND", 11, inputs=3, alike=(0, 2), reduction=("text", "none"))
+def scatter_nd(reduction):
+    """X with updates where index vectors point."""
+
+    def run(x, indices, updates):
+        place = tuple(np.moveaxis(indices, -1, 0))
+        if updates.shape != indices.shape[:-1] + x.shape[indices.shape[-1] :]:
+            raise ValueError(f"updates has shape {updates.shape}, which the indices do not fit")
+        return _scattered(x, place, updates, reduction)
+
+    return run
+
+
+@operator(
+    "ScatterElements", 11, inputs=3, alike=(0, 2), axis=("int", 0), reduction=("text", "none")
+)
+def scatter_elements(axis, reduction):
+    """X with an update along an axis for each element of indices."""
+
+    def run(x, indices, updates):
+        if indices.shape != updates.shape or indices.ndim != x.ndim:
+            raise ValueError(f"indices has shape {indices.shape}, updates {updates.shape}")
+        grid = list(np.meshgrid(*map(np.arange, indices.shape), indexing="ij"))
+        grid[axis_of(axis, x.ndim)] = indices
+        return _scattered(x, tuple(grid), updates, reduction)
+
+    return run
+
+
+@operator("NonZero", 9, shaped_by=(0,))
+def non_zero():
+    """The places of elements that are not zero, one a column."""
+    return lambda x: np.array(np.nonzero(np.atleast_1d(x)), np.int64)
+
+
+@operator("Trilu", 14, inputs=(1, 2), upper=("int", 1))
+def triangle(upper):
+    """The upper or lower triangle of matrices, zeros elsewhere."""
+
+    def run(x, k=None):
+        diagonal = 0 if k is None else int(k.reshape(()))
+        return (np.triu if upper else np.tril)(x, diagonal)
+
+    return run
