@@ -159,6 +159,16 @@ def _filled(module, group):
     return module
 
 
+STATES = (0, 4, 5, 6)
+"""Inputs that are not weights: x, lengths, h and c."""
+
+
+def _widened(array):
+    """An array of float16 in float32, any other and None as it is."""
+    half = array is not None and array.dtype == np.float16
+    return array.astype(np.float32) if half else array
+
+
 class Recurrent:
     """The run of a node."""
 
@@ -211,9 +221,8 @@ class Recurrent:
         """Run it, whatever is known or not."""
         c, P = (*more, None, None)[:2]
         x, lengths, h, c = self.arranged(x, W, R, B, lengths, h, c, P)
-        if x.dtype.itemsize < 4:
-            wide = [None if a is None else a.astype(np.float32) for a in (x, W, R, B, h, c, P)]
-            x, W, R, B, h, c, P = wide
+        if x.dtype == np.float16:
+            x, W, R, B, h, c, P = map(_widened, (x, W, R, B, h, c, P))
             results = self._layers(x, W, R, B, lengths, h, c, P)
             return self._formed([None if a is None else a.astype(np.float16) for a in results])
         return self._formed(self._layers(x, W, R, B, lengths, h, c, P))
@@ -272,13 +281,30 @@ class Recurrent:
         """The same with the weights packed."""
         x, W, R, B, lengths, h, c, P = (*inputs, *(None,) * 8)[:8]
         weights = [k for k in (1, 2, 3, 7) if k < len(inputs)]
-        if x.dtype.itemsize < 4 or not all(known[k] for k in weights):
+        if not all(known[k] for k in weights):
             return self
+        if x.dtype == np.float16:
+            return self._halved(inputs, known)
         self.arranged(x, W, R, B, lengths, h, c, P)
         cores = self._cores(W, R, B, P)
         if len(cores) == 1 and not cores[0][1]:
             return self._straight(cores[0][0], lengths is not None)
         return lambda *inputs: self._packed(cores, *inputs)
+
+    def _halved(self, inputs, known):
+        """The run of float32 weights for states and inputs of float16."""
+        kept = [
+            _widened(array) if there and k not in STATES else None
+            for k, (array, there) in enumerate(zip(inputs, known, strict=True))
+        ]
+        wide = [_widened(a) if k is None else k for a, k in zip(inputs, kept, strict=True)]
+        inner = self.prepare(wide, known)
+
+        def run(*inputs):
+            wide = [_widened(a) if k is None else k for a, k in zip(inputs, kept, strict=True)]
+            return tuple(array.astype(np.float16) for array in inner(*wide))
+
+        return run
 
     def _straight(self, core, ragged):
         """One core that reads the sequences as they are."""
