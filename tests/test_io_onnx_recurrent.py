@@ -179,6 +179,10 @@ def test_known_deviations_of_onnx_runtime():
         theirs(arrays_of("LSTM", "forward", layout=1, **plain), {"layout": 1})
     with pytest.raises(Exception, match="does not support double"):
         theirs(arrays_of("LSTM", "forward", dtype="f8", **plain), {})
+    arrays["sequence_lens"] = np.array([0, 2, 3, 6], np.int32)
+    _, h, c = theirs(arrays, {})
+    assert not h[0, 0].any()  # of a row without steps the state is lost
+    assert not c[0, 0].any()
 
 
 @pytest.mark.parametrize("kind", GATES)

@@ -181,7 +181,20 @@ def split(axis, num_outputs, count):
         lengths = None if lengths is None else integers(lengths, "split")
         return _split(x, axis, lengths, count, num_outputs is not None)
 
-    return run
+    def prepare(inputs, known):
+        """Slices worked out."""
+        if not all(known[1:]):
+            return None
+        at, start, parts = axis_of(axis, inputs[0].ndim), 0, []
+        for part in run(*inputs):
+            end = start + part.shape[at]
+            parts.append((*(slice(None),) * at, slice(start, end)))
+            start = end
+        if count == 1:
+            return lambda x, *_: x
+        return lambda x, *_: tuple([x[part] for part in parts])
+
+    return Prepared(run, prepare)
 
 
 def _split(x, axis, lengths, count, ragged):
