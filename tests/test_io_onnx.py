@@ -297,6 +297,26 @@ def test_outputs_belong_to_the_caller():
     np.testing.assert_array_equal(x, 1)
 
 
+def test_what_passes_through_belongs_to_the_caller():
+    """Operators that give back their input, and a branch that is a constant."""
+    constant = graph([node("Identity", "w", "b")], [], [("b", F, [2])])
+    other = graph([node("Identity", "v", "d")], [], [("d", F, [2])])
+    nodes = [
+        node("Max", "x", "p"), node("Relu", "x", "q"), node("Max", "q", "r"),
+        node("Clip", "x", "s"), node("ReduceMax", "x", "m", keepdims=0),
+        node("Constant", "", "zero", value=np.array(0, F)), node("Greater", "m zero", "c"),
+        node("If", "c", "t", then_branch=constant, else_branch=other),
+    ]  # fmt: skip
+    known = {"w": np.ones(2, F), "v": np.zeros(2, F)}
+    read = from_onnx(model(nodes, X, [(n, F, ["n", 2]) for n in "pqrs"] + [("t", F, [2])], known))
+    x = np.ones((3, 2), F)
+    for _ in range(3):
+        for array in read.run(x=x).values():
+            np.testing.assert_array_equal(array, np.ones_like(array))
+            array[...] = 7
+        np.testing.assert_array_equal(x, 1)
+
+
 def test_plans_are_few():
     read = from_onnx(model([node("Relu", "x", "y")], X, Y))
     for rows in range(40):

@@ -89,7 +89,7 @@ class Plan:
         def run(condition, *captured):
             env = dict(zip(outer, captured, strict=True))
             chosen = node.branches[0 if truth(np.asarray(condition), node.label) else 1]
-            return _interpret(chosen, env, self_alias)
+            return tuple(map(np.array, _interpret(chosen, env, self_alias)))
 
         self_alias = dict(self._alias)
         inputs = (*inputs, *outer)
@@ -169,8 +169,16 @@ class Plan:
         results = []
         for place, copied in zip(self._outputs, self._copied, strict=True):
             array = np.asarray(slots[place])
-            results.append(array.copy() if copied or array.base is not None else array)
+            # Some operators may give back what they got.
+            if copied or array.base is not None or _is_among(array, results, arrays):
+                array = array.copy()
+            results.append(array)
         return results
+
+
+def _is_among(array, *lists):
+    """Whether an array is one of those in the lists."""
+    return any(array is other for arrays in lists for other in arrays)
 
 
 def _prepared(node, values, known):
