@@ -9,6 +9,22 @@ from rnncore import _engine, config
 from rnncore.tensor import as_tensor, record
 from rnncore.threads import get_num_threads
 
+__all__ = [
+    "elu",
+    "exp",
+    "gelu",
+    "hardsigmoid",
+    "hardtanh",
+    "leaky_relu",
+    "logsigmoid",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "softsign",
+    "tanh",
+]
+
 FROM_OUTPUT = frozenset({"exp", "tanh", "sigmoid", "relu"})
 """Functions whose slope is worked out from their output; that of the others is from the input."""
 

@@ -4,19 +4,7 @@
 import numpy as np
 
 from rnncore import _engine, config, random
-from rnncore.activations import elu as elu
-from rnncore.activations import exp as exp
-from rnncore.activations import gelu as gelu
-from rnncore.activations import hardsigmoid as hardsigmoid
-from rnncore.activations import hardtanh as hardtanh
-from rnncore.activations import leaky_relu as leaky_relu
-from rnncore.activations import logsigmoid as logsigmoid
-from rnncore.activations import relu as relu
-from rnncore.activations import sigmoid as sigmoid
-from rnncore.activations import silu as silu
-from rnncore.activations import softplus as softplus
-from rnncore.activations import softsign as softsign
-from rnncore.activations import tanh as tanh
+from rnncore.activations import *  # noqa: F403 - its __all__ is part of this module's face
 from rnncore.precision import products_of
 from rnncore.tape import needs_grad
 from rnncore.tensor import Tensor, as_tensor, record
