@@ -105,7 +105,7 @@ class Writer:
         self.at = self._node("LayerNormalization", inputs, axis=-1, epsilon=module.eps)
 
     def _activation(self, prefix, module):
-        self.at = self._node({"relu": "Relu"}.get(module.name, module.name.title()), [self.at])
+        self.at = self._node({"relu": "Relu"}.get(module.map[0], module.map[0].title()), [self.at])
 
     def _dropout(self, prefix, module):
         pass

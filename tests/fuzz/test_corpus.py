@@ -1,4 +1,4 @@
-"""Every reader over its corpus and seeded mutations of it; tests/fuzz/fuzz.py goes on."""
+"""Every reader over its corpus and seeded mutations of it; fuzz.py goes on from there."""
 # SPDX-License-Identifier: Apache-2.0
 
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parent / "fuzz"
+FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
 
 import targets  # noqa: E402
