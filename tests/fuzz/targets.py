@@ -40,7 +40,9 @@ def from_file(read, suffix):
 def pickle_of(path):
     """The bytes as the pickle of an archive that is otherwise right: its checksum hides nothing."""
     data = path.read_bytes()
-    storages = {str(k): array.tobytes() for k, array in enumerate(torch_files.lstm_arrays().values())}
+    storages = {
+        str(k): array.tobytes() for k, array in enumerate(torch_files.lstm_arrays().values())
+    }
     path.write_bytes(torch_files.archive(data, storages))
     from_torch(path)
 
