@@ -141,6 +141,7 @@ def test_verify_onnx(tmp_path, capsys, model):
 
 
 @pytest.mark.peers
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
 def test_verify_keras(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "numpy")
     keras = pytest.importorskip("keras")
