@@ -112,6 +112,15 @@ def test_what_wrappers_put_before_names(wrap):
     assert_holds(from_torch({wrap + name: a for name, a in CHAIN.items()}), CHAIN)
 
 
+def test_skip_leaves_names_out():
+    arrays = {**CHAIN, "scale": draw(3), "head_old.weight": draw(2, 2)}
+    assert repr(from_torch(arrays, skip=("scale", "head_old."))) == repr(from_torch(CHAIN))
+    with pytest.raises(ValueError, match="skip has 'tail', but no name begins so"):
+        from_torch(CHAIN, skip=["tail"])
+    with pytest.raises(TypeError, match="skip is 'scale', expected a sequence"):
+        from_torch(arrays, skip="scale")
+
+
 def test_prefix_takes_a_part():
     model = from_torch(CHAIN, prefix="lstm.")
     assert type(model) is nn.LSTM

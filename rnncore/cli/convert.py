@@ -47,6 +47,13 @@ def add(commands):
         metavar="MODEL",
         help="a model file of ours with the architecture, for files that hold only weights",
     )
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="PyTorch files: leave out arrays whose names begin so; may be repeated",
+    )
     parser.add_argument("--key", help="which part of a PyTorch checkpoint holds the weights")
     parser.add_argument(
         "--batch-first", action="store_true", help="PyTorch files: sequences are (batch, steps)"
@@ -111,7 +118,7 @@ def read(arguments, system):
         return rnncore.load(path)
     if system == "torch":
         first = True if arguments.batch_first else None
-        return io.from_torch(path, like, key=arguments.key, batch_first=first)
+        return io.from_torch(path, like, skip=arguments.skip, key=arguments.key, batch_first=first)
     if system == "keras":
         return io.from_keras(path) if like is None else io.from_keras(path, like)
     return io.from_onnx(path, constants=constants(arguments)).module()

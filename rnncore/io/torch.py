@@ -33,7 +33,7 @@ _RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?$")
 _GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}
 
 
-def from_torch(source, description=None, *, prefix="", key=None, batch_first=None):
+def from_torch(source, description=None, *, prefix="", skip=(), key=None, batch_first=None):
     """Make a module of what PyTorch trained.
 
     Without a description, layers are told by names and shapes: `weight_ih_l<k>` and its like are an
@@ -61,6 +61,8 @@ def from_torch(source, description=None, *, prefix="", key=None, batch_first=Non
         parameters have any name that is free.
     prefix : str, default ""
         Take the names that begin so, and leave out the others.
+    skip : sequence of str
+        Leave out the names that begin with one of these, of what `prefix` takes and without it.
     key : str, optional
         Which state_dict of a checkpoint, see `read_torch`; for its files only.
     batch_first : bool, optional
@@ -80,15 +82,18 @@ def from_torch(source, description=None, *, prefix="", key=None, batch_first=Non
     live = hasattr(source, "state_dict") and hasattr(source, "named_children")
     if key is not None and not isinstance(source, (str, os.PathLike)):
         raise ValueError("key is given, expected it for a file of torch.save only")
+    if isinstance(skip, str):
+        raise TypeError(f"skip is {skip!r}, expected a sequence of texts")
+    if skip and live:
+        raise ValueError("skip is given, expected it for names without a module")
     if batch_first is not None and (live or isinstance(description, Module)):
         raise ValueError("batch_first is given, but the module says it")
     if live:
         source, prefix = _part(source, prefix), ""
     arrays = _arrays(source.state_dict() if live else source, key)
     whole = live and description is None  # the names are then those of the modules inside
-    groups = _groups(
-        {_bare(n): a for n, a in arrays.items()} if whole else _stripped(arrays, prefix)
-    )
+    named = {_bare(n): a for n, a in arrays.items()} if whole else _stripped(arrays, prefix)
+    groups = _groups(_without(named, skip))
     before = random.get_state()
     try:
         if isinstance(description, Module):
@@ -201,6 +206,14 @@ def _stripped(arrays, prefix):
     if len(named) != len(kept):
         raise ValueError("two names are the same but for what torch.compile puts into them")
     return named
+
+
+def _without(arrays, skip):
+    """The arrays whose names begin with none of `skip`."""
+    for start in skip:
+        if not any(name.startswith(start) for name in arrays):
+            raise ValueError(f"skip has {start!r}, but no name begins so:{_table(_groups(arrays))}")
+    return {n: a for n, a in arrays.items() if not n.startswith(tuple(skip))}
 
 
 def _bare(name):
