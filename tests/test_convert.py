@@ -1,6 +1,8 @@
 """`rnncore convert`: each system's files in, ours and ONNX out, and the comparison."""
 # SPDX-License-Identifier: Apache-2.0
 
+import json
+
 import keras_models
 import numpy as np
 import pytest
@@ -64,6 +66,15 @@ def test_keras(tmp_path, capsys):
     assert convert(source, target) == 0
     assert "a model of Keras" in capsys.readouterr().out
     assert any(isinstance(m, nn.LSTM) for m in rnncore.load(target).modules())
+
+
+def test_keras_weights_alone(tmp_path):
+    pytest.importorskip("h5py")
+    config, source = tmp_path / "model.json", tmp_path / "model.weights.h5"
+    config.write_text(json.dumps(keras_models.LSTM))
+    keras_models.weights_file(source, keras_models.LSTM_PLACES)
+    assert convert(source, tmp_path / "out.safetensors", "--like", config) == 0
+    assert convert(source, tmp_path / "out.safetensors") == 2
 
 
 def test_onnx_there_and_back(tmp_path, capsys, model):

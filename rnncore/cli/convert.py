@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import os
+from pathlib import Path
 
 import rnncore
 from rnncore import io
@@ -44,8 +45,9 @@ def add(commands):
     )
     parser.add_argument(
         "--like",
-        metavar="MODEL",
-        help="a model file of ours with the architecture, for files that hold only weights",
+        metavar="FILE",
+        help="the architecture, for files that hold only weights: a model file of ours, or for "
+        "Keras what model.to_json() gave",
     )
     parser.add_argument(
         "--skip",
@@ -113,14 +115,15 @@ def system_of(path):
 def read(arguments, system):
     """The model as one of ours."""
     path = arguments.model
-    like = None if arguments.like is None else rnncore.load(arguments.like)
     if system == "rnncore":
         return rnncore.load(path)
     if system == "torch":
+        like = None if arguments.like is None else rnncore.load(arguments.like)
         first = True if arguments.batch_first else None
         return io.from_torch(path, like, skip=arguments.skip, key=arguments.key, batch_first=first)
     if system == "keras":
-        return io.from_keras(path) if like is None else io.from_keras(path, like)
+        config = None if arguments.like is None else Path(arguments.like).read_text("utf-8")
+        return io.from_keras(path, config)
     return io.from_onnx(path, constants=constants(arguments)).module()
 
 
