@@ -59,21 +59,22 @@ INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 OUTPUTS = ("Y", "Y_h", "Y_c")
 
 
-def recurrent(kind, arrays, attributes, constant=("W", "R", "B", "P"), opset=17):
+def recurrent(kind, arrays, attributes, constant=("W", "R", "B", "P"), opset=17, asked=OUTPUTS):
     """One node LSTM, GRU or RNN; returns (bytes, the arrays that are inputs).
 
-    `arrays` are those of INPUTS that there are; those `constant` become initializers.
+    `arrays` are those of INPUTS that there are; those `constant` become initializers. The outputs
+    not `asked` for are left out.
     """
     names = [name if name in arrays else "_" for name in INPUTS]
-    outputs = OUTPUTS[: 3 if kind == "LSTM" else 2]
+    outputs = [n if n in asked else "_" for n in OUTPUTS[: 3 if kind == "LSTM" else 2]]
     dtype = arrays["X"].dtype
     fed = {name: array for name, array in arrays.items() if name not in constant}
     initial = {name: array for name, array in arrays.items() if name in constant}
-    ranks = dict(zip(OUTPUTS, (4, 3, 3), strict=True))
+    ranks = {name: 4 if name == "Y" else 3 for name in outputs if name != "_"}
     data = model(
-        [node(kind, " ".join(names).rstrip(" _"), " ".join(outputs), **attributes)],
+        [node(kind, *(" ".join(n).rstrip(" _") for n in (names, outputs)), **attributes)],
         [(name, a.dtype, [f"{name}{k}" for k in range(a.ndim)]) for name, a in fed.items()],
-        [(name, dtype, [f"{name}{k}" for k in range(ranks[name])]) for name in outputs],
+        [(name, dtype, [f"{name}{k}" for k in range(rank)]) for name, rank in ranks.items()],
         initial,
         opset,
     )
