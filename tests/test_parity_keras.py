@@ -73,7 +73,7 @@ def recurrent(chosen, sequences, masked):
     return PLAIN[kind](units, zero_output_for_mask=chosen.random() < 0.3, **options)
 
 
-def between(chosen, steps):
+def between(chosen, steps, masked=False):
     """Layers that treat each step alike, none or a few."""
     found = []
     if chosen.random() < 0.4:
@@ -83,6 +83,14 @@ def between(chosen, steps):
     if chosen.random() < 0.3:
         scale, center = chosen.random() < 0.7, chosen.random() < 0.7
         found.append(layers.LayerNormalization(scale=scale or not center, center=center))
+    if chosen.random() < 0.2:
+        scale, center = chosen.random() < 0.7, chosen.random() < 0.7
+        found.append(layers.BatchNormalization(scale=scale, center=center))
+    if steps and not masked and chosen.random() < 0.3:
+        found.append(convolution(chosen))
+    if chosen.random() < 0.2:
+        kinds = (layers.ReLU, layers.LeakyReLU, layers.ELU)
+        found.append(chosen.choice(kinds)())
     if chosen.random() < 0.3:
         found.append(layers.Dropout(0.3))
     if steps and chosen.random() < 0.1:
@@ -90,6 +98,19 @@ def between(chosen, steps):
     if chosen.random() < 0.2:
         found.append(layers.Activation(chosen.choice(("tanh", "sigmoid", "relu"))))
     return found
+
+
+def convolution(chosen):
+    padding = chosen.choice(("same", "causal"))
+    dilation = chosen.choice((1, 2))
+    return layers.Conv1D(
+        4,
+        chosen.choice((1, 2, 3)),
+        padding=padding,
+        dilation_rate=dilation,
+        use_bias=chosen.random() < 0.7,
+        activation=chosen.choice((None, "relu")),
+    )
 
 
 def random_model(seed):
@@ -100,11 +121,11 @@ def random_model(seed):
         chain = [layers.Embedding(TOKENS, 4, mask_zero=masked)]
     else:
         chain = [layers.Masking(SKIPPED)] if masked else []
-    chain += between(chosen, True)
+    chain += between(chosen, True, masked)
     count = chosen.choice((1, 1, 2, 3))
     for number in range(count):
         sequences = number + 1 < count or chosen.random() < 0.5
-        chain += [recurrent(chosen, sequences, masked), *between(chosen, sequences)]
+        chain += [recurrent(chosen, sequences, masked), *between(chosen, sequences, masked)]
     source = keras.Input((None,) if tokens else (None, FEATURES))
     if chosen.random() < 0.5:
         model = keras.Sequential([source, *chain])
@@ -119,6 +140,9 @@ def random_model(seed):
 def drawn(model, seed):
     rng = np.random.default_rng(seed)
     arrays = [rng.uniform(-0.6, 0.6, w.shape).astype(w.dtype) for w in model.weights]
+    for array, weight in zip(arrays, model.weights, strict=True):
+        if weight.name == "moving_variance":
+            array[...] = np.abs(array) + 0.1
     model.set_weights(arrays)
     return model
 

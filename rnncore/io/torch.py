@@ -322,6 +322,12 @@ def _sizes(kind, arrays):
     if kind == "Embedding":
         rows, columns = _matrix(arrays, "weight").shape
         return {"num_embeddings": rows, "embedding_dim": columns}
+    if kind == "Conv1d" and "weight" in arrays and arrays["weight"].ndim == 3:
+        outputs, inputs, taps = arrays["weight"].shape  # inputs of one group
+        sizes = {"in_channels": inputs, "out_channels": outputs, "kernel_size": taps}
+        return {**sizes, "bias": "bias" in arrays}
+    if kind == "BatchNorm1d" and "running_mean" in arrays:
+        return {"num_features": arrays["running_mean"].size, "affine": "weight" in arrays}
     return {}
 
 
@@ -406,6 +412,8 @@ def _described(description, groups):
             sizes = _sizes(options["kind"], groups.get(layer, {}))
         except ValueError as error:
             raise ValueError(f"{layer}: {error}. There are:{_table(groups)}") from None
+        if "in_channels" in sizes:
+            sizes["in_channels"] *= options.get("groups", 1)
         specs.append((layer, {**sizes, **options}))
     left = [layer for layer in groups if layer not in description]
     if left:

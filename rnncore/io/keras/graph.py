@@ -116,7 +116,7 @@ def file_names(kinds):
     """Names of objects of these classes in a `.weights.h5` file: lstm, lstm_1, ..."""
     seen, names = {}, []
     for kind in kinds:
-        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind).lower()
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", kind).lower()
         number = seen[name] = seen.get(name, -1) + 1
         names.append(f"{name}_{number}" if number else name)
     return names

@@ -11,7 +11,10 @@ from rnncore.io.keras.options import Options, hard_sigmoid, precision
 NOTHING = ("InputLayer", "SpatialDropout1D", "GaussianDropout", "GaussianNoise", "AlphaDropout")
 """Layers that do nothing, or nothing but while training."""
 
-WRAPPED = ("Dense", "Activation", "LayerNormalization", "Dropout", *NOTHING[1:])
+WRAPPED = (
+    "Dense", "Activation", "ELU", "LeakyReLU", "ReLU", "Softmax", "BatchNormalization",
+    "LayerNormalization", "Dropout", *NOTHING[1:],
+)  # fmt: skip
 """What TimeDistributed may wrap: what treats each step alike anyway."""
 
 
@@ -145,9 +148,7 @@ def _layer_norm(layer, weights, inside, shape, version):
     if options.flag("rms_scaling"):
         raise ValueError(f"{layer} has rms_scaling=True, which is not supported")
     options.finish()
-    last = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
-    if last != -1 and (shape.axes is None or last != shape.axes - 1):
-        raise ValueError(f"{layer} has axis={axis!r:.40}, expected the last one")
+    _last_axis(layer, axis, shape)
     arrays = weights.take(layer, inside, center + scale)
     if not arrays and shape.width is None:
         raise ValueError(f"{layer} has no weights and its input no known width: not supported")
@@ -159,6 +160,116 @@ def _layer_norm(layer, weights, inside, shape, version):
     module.load_state_dict(dict(zip(names, arrays, strict=True)), strict=False)
     shape.width = width
     return Piece(layer, [module])
+
+
+def _last_axis(layer, axis, shape):
+    """Check that an option names the last axis."""
+    last = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
+    if last != -1 and (shape.axes is None or last != shape.axes - 1):
+        raise ValueError(f"{layer} has axis={axis!r:.40}, expected the last one")
+
+
+def _batch_norm(layer, weights, inside, shape, version):
+    options = Options(layer)
+    _last_axis(layer, options.take("axis", -1), shape)
+    eps, momentum = options.real("epsilon", 1e-3), options.real("momentum", 0.99)
+    center, scale = options.flag("center", True), options.flag("scale", True)
+    for name in ("renorm", "synchronized"):
+        if options.flag(name):
+            raise ValueError(f"{layer} has {name}=True, which is not supported")
+    for name in ("fused", "renorm_momentum", "renorm_clipping"):  # how it is computed, or trained
+        options.take(name)
+    options.finish()
+    arrays = weights.take(layer, inside, scale + center + 2)
+    width = arrays[-1].size
+    names = [name for name, there in (("weight", scale), ("bias", center)) if there]
+    state = dict(zip([*names, "running_mean", "running_var"], arrays, strict=True))
+    for name, array in state.items():
+        _expect(layer, name, array, (width if shape.width is None else shape.width,))
+    affine = center or scale
+    module = nn.BatchNorm1d(width, eps, round(1 - momentum, 12), affine, dtype=precision(layer))
+    module.load_state_dict(state, strict=False)  # what is not there is one, or zero
+    shape.width = width
+    return Piece(layer, [module])
+
+
+def _one(layer, options, name):
+    """An option of one whole number, alone or in a list."""
+    value = options.take(name, 1)
+    value = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{layer} has {name}={value!r:.40}, expected a positive integer")
+    return value
+
+
+def _conv(layer, weights, inside, shape, version):
+    options = Options(layer)
+    filters, bias = options.count("filters"), options.flag("use_bias", True)
+    size, stride = _one(layer, options, "kernel_size"), _one(layer, options, "strides")
+    dilation, groups = _one(layer, options, "dilation_rate"), _one(layer, options, "groups")
+    padding, order = options.take("padding", "valid"), options.take("data_format")
+    after = activation(layer, options.take("activation"), version)
+    options.finish()
+    if order not in (None, "channels_last"):
+        raise ValueError(f"{layer} has data_format={order!r:.40}, expected channels_last")
+    if padding not in ("valid", "same", "causal") or (padding == "same" and stride != 1):
+        raise ValueError(
+            f"{layer} has padding={padding!r:.40} and strides={stride}, expected valid, causal or, "
+            "with strides 1, same"
+        )
+    kernel, *rest = weights.take(layer, inside, 1 + bias)
+    if kernel.ndim != 3:
+        raise ValueError(f"the kernel of {layer} has shape {kernel.shape}, expected three axes")
+    width = kernel.shape[1] * groups if shape.width is None else shape.width
+    _expect(layer, "kernel", kernel, (size, width // groups, filters))
+    state = {"weight": kernel.transpose(2, 1, 0)}
+    if bias:
+        _expect(layer, "bias", rest[0], (filters,))
+        state["bias"] = rest[0]
+    if padding == "valid":
+        padding = 0
+    module = nn.Conv1d(
+        width, filters, size, stride, padding, dilation, groups, bias,
+        batch_first=True, dtype=precision(layer),
+    )  # fmt: skip
+    module.load_state_dict(state)
+    shape.width = filters
+    return Piece(layer, [module, *after])
+
+
+def _relu(layer, weights, inside, shape, version):
+    options = Options(layer)
+    most = options.take("max_value")
+    slope, threshold = options.real("negative_slope", 0.0), options.real("threshold", 0.0)
+    options.finish()
+    if threshold or most not in (None, 6, 6.0) or (most and slope):
+        raise ValueError(
+            f"{layer} has max_value={most!r:.40}, threshold={threshold}, expected None or 6, and 0"
+        )
+    if most:
+        return Piece(layer, [nn.Hardtanh(0.0, 6.0)])
+    return Piece(layer, [nn.LeakyReLU(slope) if slope else nn.ReLU()])
+
+
+def _leaky_relu(layer, weights, inside, shape, version):
+    options = Options(layer)
+    slope = options.real("alpha" if version < 3 else "negative_slope", 0.3)
+    options.finish()
+    return Piece(layer, [nn.LeakyReLU(slope)])
+
+
+def _elu(layer, weights, inside, shape, version):
+    options = Options(layer)
+    alpha = options.real("alpha", 1.0)
+    options.finish()
+    return Piece(layer, [nn.ELU(alpha)])
+
+
+def _softmax(layer, weights, inside, shape, version):
+    options = Options(layer)
+    _last_axis(layer, options.take("axis", -1), shape)
+    options.finish()
+    return Piece(layer, [nn.Softmax()])
 
 
 def _time_distributed(layer, weights, inside, shape, version):
@@ -176,11 +287,17 @@ def _time_distributed(layer, weights, inside, shape, version):
 MAKERS = {
     **dict.fromkeys(NOTHING, _nothing),
     "Activation": _activation,
+    "BatchNormalization": _batch_norm,
+    "Conv1D": _conv,
     "Dense": _dense,
     "Dropout": _dropout,
+    "ELU": _elu,
     "Embedding": _embedding,
     "LayerNormalization": _layer_norm,
+    "LeakyReLU": _leaky_relu,
     "Masking": _masking,
+    "ReLU": _relu,
+    "Softmax": _softmax,
     "TimeDistributed": _time_distributed,
 }
 

@@ -47,6 +47,10 @@ def assemble(pieces):
             features = piece.layer.kind == "Masking"
             region = _Region(piece.layer, piece.masks, features, list(piece.modules))
         elif piece.run is None:
+            if region is not None and any(isinstance(m, nn.Conv1d) for m in piece.modules):
+                raise ValueError(
+                    f"the mask of {region.opener} reaches {piece.layer}: not supported"
+                )
             (done if region is None else region.modules).extend(piece.modules)
         elif region is None:
             if piece.layer.mask is not None:

@@ -349,8 +349,11 @@ def _value(info, slot):
     dtype = tensors.dtype_of(kind.elem_type, repr(info.name))
     shape = None
     if kind.shape is not None:
-        # Exporters write 0 where they mean any size.
-        shape = tuple(d.dim_value or d.dim_param or None for d in kind.shape.dim)
+        # Exporters write 0 or -1 where they mean any size.
+        shape = tuple(
+            d.dim_param or None if d.dim_value in (None, 0, -1) else d.dim_value
+            for d in kind.shape.dim
+        )
         if any(isinstance(n, int) and n < 0 for n in shape):
             raise ValueError(f"{info.name!r:.80} has shape {shape!r:.80}")
     return Value(info.name, dtype, shape, slot)
