@@ -90,6 +90,18 @@ def test_zeros_of_attributes_survive():
     assert from_onnx(data)(np.eye(2, dtype=F)).tolist() == [[1, 0], [0, 1]]
 
 
+@pytest.mark.parametrize("open_", [0, -1, "rows"])
+def test_a_dimension_left_open(open_):
+    """Exporters say so by a name, by 0, and by -1."""
+    data = model([node("Relu", "x", "y")], [("x", F, [open_, 2])], [("y", F, [open_, 2])])
+    read = from_onnx(data)
+    assert read.inputs[0].shape == (open_ if open_ == "rows" else None, 2)
+    for rows in (1, 5):
+        assert read(-np.ones((rows, 2), F)).tolist() == [[0, 0]] * rows
+    with pytest.raises(ValueError, match="has shape"):
+        from_onnx(model([node("Relu", "x", "y")], [("x", F, [-2, 2])], [("y", F, [2, 2])]))
+
+
 # ---- tensors ----
 
 
