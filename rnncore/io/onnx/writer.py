@@ -123,6 +123,7 @@ def _info(name, dtype, shape):
 
 
 def attribute(name, value):
+    """An attribute of the type that its value has."""
     if isinstance(value, int):
         return messages.Attribute(name, i=value, type=2)
     if isinstance(value, float):
