@@ -133,3 +133,18 @@ def test_in_onnx_runtime(name, batch_first, tmp_path):
         onnx.checker.check_model(str(path), full_check=True)
         (found,) = ort.InferenceSession(str(path)).run(None, feed)
         np.testing.assert_allclose(found, expected, atol=3e-6)
+
+
+@LAYOUTS
+@EVERY
+def test_module_again(name, batch_first, tmp_path):
+    """The same numbers, in layers of the same kinds but one a recurrent layer."""
+    (_, model, feed, expected), *_ = cases(name, batch_first)
+    to_onnx(model, tmp_path / "model.onnx")
+    again = from_onnx(tmp_path / "model.onnx").module().eval()
+    np.testing.assert_allclose(again(feed["input"]).data, expected, atol=2e-6)
+    layers = [m for m in model for _ in range(getattr(m, "num_layers", 1))]
+    for found, given in zip(again, layers, strict=True):
+        assert type(found) is type(given)
+        if not list(given.parameters()):
+            assert found.spec() == given.spec()
