@@ -211,19 +211,25 @@ def _scaling(scale, shift):
 
 def _gather(run, index):
     """The last step."""
-    last = index is not None and index.size == 1 and int(index.reshape(())) == -1
-    return nn.LastStep() if last else None
+    return nn.LastStep() if _numbers(index) == [-1] else None
 
 
 def _slice(run, *options):
     """The last step, or all in reverse."""
-    if len(options) < 2 or any(a is None or a.size != 1 for a in options if a is not None):
+    numbers = _numbers(*(array for array in options if array is not None))
+    if numbers is None or len(numbers) < 2:
         return None
-    start, end = (int(a.reshape(())) for a in options[:2])
-    step = int(options[3].reshape(())) if len(options) > 3 and options[3] is not None else 1
+    (start, end), step = numbers[:2], numbers[3] if len(numbers) == 4 else 1
     if (start, step) == (-1, -1) and end < -(1 << 30):
         return nn.Reverse()
     return nn.LastStep() if (start, step) == (-1, 1) and end > 1 << 30 else None
+
+
+def _numbers(*arrays):
+    """Constants that are one integer each, as a list; None if they are not."""
+    if any(a is None or a.size != 1 or a.dtype.kind not in "iu" for a in arrays):
+        return None
+    return [int(a.reshape(())) for a in arrays]
 
 
 def _gemm(run, b, c=None):

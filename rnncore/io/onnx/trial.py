@@ -10,7 +10,7 @@ from rnncore.tape import no_grad
 TOLERANCE = 1e-4
 FEATURES = 4
 """Features of a trial where their number is open: two halves of two."""
-STEPS_MAX = 1 << 14
+STEPS_MAX = 1 << 12
 """Steps that a trial takes at most."""
 
 
@@ -20,11 +20,11 @@ def module_of(model, graph):
     place = next((k for k, v in enumerate(graph.outputs) if chain.is_result(v.slot)), None)
     if place is None or not chain.layers:
         raise ValueError("no output of the model is the result of its last layer")
-    least = _steps_needed(chain.layers)
-    sizes = ((least + 4, least + 2), (least + 1, least + 3))
-    trials = [_trial(graph, steps, rows) for steps, rows in sizes]
+    more = _steps_needed(chain.layers) - 1
     for batch_first in (False, True):
         module = nn.Sequential(*(_laid_out(layer, batch_first) for layer in chain.layers)).eval()
+        sizes = ((5 + more, 3), (2 + more, 4))
+        trials = [_trial(graph, *(s[::-1] if batch_first else s)) for s in sizes]
         if all(_agree(model, module, place, trial) for trial in trials):
             return module.train()
     raise ValueError(
@@ -53,22 +53,21 @@ def _laid_out(layer, batch_first):
     return other
 
 
-def _trial(graph, steps, rows):
-    """Inputs of some size: random data, initial states of zeros."""
+def _trial(graph, *sizes):
+    """Inputs whose first two axes have some sizes: random data, initial states of zeros."""
     rng = np.random.default_rng(0)
     found = {}
     for k, value in enumerate(graph.inputs):
-        free = iter((steps, rows))
-        names = {}
         if value.shape is None:
             raise ValueError(f"the input {value.name!r} has no shape")
         if k:
-            shape = [n if isinstance(n, int) else rows for n in value.shape]
+            shape = [n if isinstance(n, int) else 1 for n in value.shape]
             found[value.name] = np.zeros(shape, value.dtype)
             continue
+        names = {}
         shape = [
-            n if isinstance(n, int) else names.setdefault(n or object(), next(free, FEATURES))
-            for n in value.shape
+            n if isinstance(n, int) else names.setdefault(n or object(), size)
+            for n, size in zip(value.shape, (*sizes, *[FEATURES] * len(value.shape)), strict=False)
         ]
         if value.dtype.kind == "f":
             found[value.name] = rng.standard_normal(shape).astype(value.dtype)
