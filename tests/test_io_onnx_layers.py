@@ -3,6 +3,8 @@
 
 import numpy as np
 import pytest
+from onnx_models import model as graph_of
+from onnx_models import node
 
 import rnncore
 from rnncore import nn
@@ -148,3 +150,118 @@ def test_module_again(name, batch_first, tmp_path):
         assert type(found) is type(given)
         if not list(given.parameters()):
             assert found.spec() == given.spec()
+
+
+@pytest.mark.parametrize("threshold", [1.0, 5.0])
+def test_softplus_of_another_threshold(threshold, tmp_path):
+    """Written as it is; read back it is no module, for a threshold is not measured."""
+    model = nn.Softplus(2.0, threshold)
+    to_onnx(model, tmp_path / "model.onnx")
+    read = from_onnx(tmp_path / "model.onnx")
+    x = np.linspace(-3, 6, 60, dtype=np.float32).reshape(5, 3, 4)
+    np.testing.assert_allclose(read(x), model(x).data, atol=2e-6)
+    with pytest.raises(ValueError, match=r"Mul .* has no place in a chain of layers"):
+        read.module()
+
+
+def test_float64(tmp_path):
+    """Numbers that are attributes are float32 in ONNX; all others are as they were."""
+    model = nn.Sequential(
+        nn.Conv1d(4, 6, 3, dtype="float64"), nn.GELU(), nn.BatchNorm1d(6, dtype="float64"),
+        nn.Softplus(0.7, 25.0), nn.Hardtanh(-0.1, 1.7), nn.LSTM(6, 3, dtype="float64"),
+        nn.LastStep(), nn.SiLU(), nn.LogSoftmax(),
+    ).eval()  # fmt: skip
+    to_onnx(model, tmp_path / "model.onnx", lengths=True)
+    x = np.random.default_rng(5).uniform(-3, 3, (STEPS, ROWS, 4))
+    lengths = np.array([9, 0, 4], np.int32)
+    found = from_onnx(tmp_path / "model.onnx").run(input=x, lengths=lengths)["output"]
+    np.testing.assert_allclose(found, model(x, lengths=lengths).data, atol=1e-14)
+
+
+def test_nothing_learns_or_changes_while_it_is_tried(tmp_path):
+    to_onnx(model_of("batch-norm", False), tmp_path / "model.onnx")
+    (again,) = from_onnx(tmp_path / "model.onnx").module()
+    assert again.training
+    assert again.num_batches_tracked == 0
+    assert not again.running_mean.any()
+
+
+def chain_of(nodes, constants, features=4):
+    """The module of a graph over (batch, steps, features)."""
+    x = [("x", np.float32, ["batch", "steps", features])]
+    y = [("y", np.float32, ["batch", "?", "?"])]
+    return from_onnx(graph_of(nodes, x, y, constants)).module()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "padding"),
+    [
+        ({"auto_pad": "SAME_UPPER"}, (1, 2)),
+        ({"auto_pad": "SAME_LOWER"}, (2, 1)),
+        ({"auto_pad": "VALID", "strides": [1, 2]}, (0, 0)),
+        ({"pads": [0, 3, 0, 0]}, (3, 0)),
+    ],
+)
+def test_a_convolution_over_two_axes_of_which_one_is_one(attributes, padding):
+    """As Keras' Conv1D comes out of TensorFlow."""
+    nodes = [
+        node("Transpose", "x", "a", perm=[0, 2, 1]),
+        node("Unsqueeze", "a axis", "b"),
+        node("Conv", "b w", "c", **attributes),
+        node("Squeeze", "c axis", "d"),
+        node("Transpose", "d", "y", perm=[0, 2, 1]),
+    ]
+    weight = np.random.default_rng(1).uniform(-1, 1, (5, 4, 1, 4)).astype(np.float32)
+    (found,) = chain_of(nodes, {"w": weight, "axis": np.array([2])})
+    assert found.padding == padding
+    assert found.batch_first
+    np.testing.assert_array_equal(found.weight.data, weight[:, :, 0])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shape", "text"),
+    [
+        ({"auto_pad": "SAME_UPPER", "strides": [2]}, (5, 4, 3), "Conv .* has no place"),
+        ({"dilations": [1 << 20]}, (5, 4, 3), "the convolutions need 2097153 steps"),
+        ({}, (5, 4, 1, 1, 1), "Conv .* has no place"),
+    ],
+)
+def test_convolutions_that_are_none_of_ours(attributes, shape, text):
+    nodes = [
+        node("Transpose", "x", "a", perm=[0, 2, 1]),
+        node("Conv", "a w", "b", **attributes),
+        node("Transpose", "b", "y", perm=[0, 2, 1]),
+    ]
+    with pytest.raises(ValueError, match=text):
+        chain_of(nodes, {"w": np.ones(shape, np.float32)})
+
+
+def test_a_run_of_many_functions_is_refused():
+    nodes = [node("Tanh", "x" if k == 0 else f"v{k}", f"v{k + 1}") for k in range(70)]
+    nodes.append(node("Identity", "v70", "y"))
+    with pytest.raises(ValueError, match="follows 64 nodes that work element by element"):
+        chain_of(nodes, {})
+
+
+def test_functions_in_a_row_are_told_apart():
+    nodes = [
+        node("Sigmoid", "x", "a"),
+        node("Mul", "a x", "b"),
+        node("Tanh", "b", "c"),
+        node("Clip", "c low high", "d"),
+        node("LeakyRelu", "d", "y"),
+    ]
+    numbers = {"low": -0.5, "high": 0.25}
+    found = chain_of(nodes, {k: np.array(v, np.float32) for k, v in numbers.items()})
+    assert [type(m) for m in found] == [nn.SiLU, nn.Tanh, nn.Hardtanh, nn.LeakyReLU]
+    assert found[2].spec() == nn.Hardtanh(-0.5, 0.25).spec()
+
+
+def test_a_residual_connection_has_no_place():
+    nodes = [
+        node("MatMul", "x w", "a"),
+        node("Tanh", "a", "b"),
+        node("Add", "b x", "y"),
+    ]
+    with pytest.raises(ValueError, match=r"Add .* has no place in a chain of layers"):
+        chain_of(nodes, {"w": np.eye(4, dtype=np.float32)})

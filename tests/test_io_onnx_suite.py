@@ -299,11 +299,11 @@ def test_activations_of_pytorch(text):
     assert [type(m).__name__ for m in ours] == ["Linear", name, "Tanh"]
 
 
-@pytest.mark.parametrize("text", ["Mish()", "Hardswish()", "SELU()", "Softmax(1)", "CELU(0.5)"])
+@pytest.mark.parametrize("text", ["Mish()", "Hardswish()", "SELU()", "Softmax(1)"])
 def test_activations_that_ours_are_not(text):
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Linear(6, 5), eval(f"nn.{text}", {"nn": torch.nn}))
-    with pytest.raises(ValueError, match="no place in a chain|not the chain|not supported"):
+    with pytest.raises(ValueError, match=r"no place in a chain|not the chain"):
         agrees(module, (7, 3, 6))
 
 

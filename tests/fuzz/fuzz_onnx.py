@@ -6,6 +6,7 @@ prints how many files were tried; a file that does anything else is kept beside 
 """
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
 import random
 import sys
 import tempfile
@@ -26,12 +27,15 @@ def corpus():
     models = [
         nn.Sequential(nn.Embedding(9, 3), nn.LSTM(3, 4, 2, peepholes=True), nn.Linear(4, 2)),
         nn.GRU(3, 4, bidirectional=True, batch_first=True, learned_initial_state=True),
+        nn.Sequential(nn.Conv1d(3, 4, 2, batch_first=True), nn.LastStep(True, batch_first=True)),
         nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh()),
+        nn.Sequential(nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4), nn.GELU(), nn.LastStep()),
+        nn.Sequential(nn.GRU(3, 4, bidirectional=True), nn.MergeDirections("ave"), nn.Softmax()),
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         for k, model in enumerate(models):
-            to_onnx(model, path, states=k < 2, lengths=k < 2)
+            to_onnx(model, path, states=k < 2, lengths=k < 3)
             yield path.read_bytes()
 
 
@@ -75,9 +79,16 @@ def try_file(data):
         if inputs is not None:
             model.run(inputs)
             model.run(inputs)
+            _try_module(model)
     except ValueError:
         return False
     return True
+
+
+def _try_module(model):
+    """Make a module of a model, which may be no chain of layers."""
+    with contextlib.suppress(ValueError):
+        model.module()
 
 
 def run(seconds, seed):

@@ -50,7 +50,22 @@ class Chain:
             return self._head is None
         return slot == self._head
 
+    def _branch(self, node):
+        """An If on shapes, as PyTorch writes a squeeze: its first branch, which is tried later."""
+        if self._kind[node.inputs[0]] not in ("known", "shape"):
+            raise ValueError(f"{node.label} has no place in a chain of layers: it depends on data")
+        block = node.branches[0]
+        for inner in block.nodes:
+            self._visit(inner)
+        for slot, result in zip(node.outputs, block.outputs, strict=True):
+            self._kind[slot] = self._kind[result]
+            if result == self._head:
+                self._head = slot
+
     def _visit(self, node):
+        if node.branches:
+            self._branch(node)
+            return
         name, kinds = node.operator.name, [self._kind[slot] for slot in node.inputs]
         if name in ("Shape", "Size") or all(kind in ("known", "shape") for kind in kinds):
             made = "shape"
