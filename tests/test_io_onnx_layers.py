@@ -143,7 +143,7 @@ def test_module_again(name, batch_first, tmp_path):
     """The same numbers, in layers of the same kinds but one a recurrent layer."""
     (_, model, feed, expected), *_ = cases(name, batch_first)
     to_onnx(model, tmp_path / "model.onnx")
-    again = from_onnx(tmp_path / "model.onnx").module().eval()
+    again = from_onnx(tmp_path / "model.onnx").module()
     np.testing.assert_allclose(again(feed["input"]).data, expected, atol=2e-6)
     layers = [m for m in model for _ in range(getattr(m, "num_layers", 1))]
     for found, given in zip(again, layers, strict=True):
@@ -178,10 +178,23 @@ def test_float64(tmp_path):
     np.testing.assert_allclose(found, model(x, lengths=lengths).data, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("module", "steps", "text"),
+    [(nn.Conv1d(3, 4, 5), 4, "smaller than the kernel"), (nn.LastStep(), 0, "Gather")],
+)
+def test_sequences_that_are_too_short(module, steps, text, tmp_path):
+    """An error, where the module has an answer."""
+    to_onnx(module, tmp_path / "model.onnx")
+    x = np.ones((steps, 2, 3), np.float32)
+    assert not module(x).data.any()
+    with pytest.raises(ValueError, match=text):
+        from_onnx(tmp_path / "model.onnx")(x)
+
+
 def test_nothing_learns_or_changes_while_it_is_tried(tmp_path):
     to_onnx(model_of("batch-norm", False), tmp_path / "model.onnx")
     (again,) = from_onnx(tmp_path / "model.onnx").module()
-    assert again.training
+    assert not again.training
     assert again.num_batches_tracked == 0
     assert not again.running_mean.any()
 
@@ -223,6 +236,7 @@ def test_a_convolution_over_two_axes_of_which_one_is_one(attributes, padding):
     [
         ({"auto_pad": "SAME_UPPER", "strides": [2]}, (5, 4, 3), "Conv .* has no place"),
         ({"dilations": [1 << 20]}, (5, 4, 3), "the convolutions need 2097153 steps"),
+        ({"pads": [5000, 0]}, (5, 4, 3), "the convolutions need 5000 steps"),
         ({}, (5, 4, 1, 1, 1), "Conv .* has no place"),
     ],
 )
@@ -234,6 +248,13 @@ def test_convolutions_that_are_none_of_ours(attributes, shape, text):
     ]
     with pytest.raises(ValueError, match=text):
         chain_of(nodes, {"w": np.ones(shape, np.float32)})
+
+
+def test_an_input_that_is_too_large_to_be_tried():
+    x, y = (("x", np.float32, ["steps", 1 << 30, 4]), ("y", np.float32, ["?", "?", "?"]))
+    read = from_onnx(graph_of([node("Tanh", "x", "y")], [x], [y]))
+    with pytest.raises(ValueError, match=r"the input x: .* is too large to be tried"):
+        read.module()
 
 
 def test_a_run_of_many_functions_is_refused():

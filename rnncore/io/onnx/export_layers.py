@@ -46,7 +46,7 @@ def convolution(writer, prefix, module):
     if module.stride == 1 and before + after == span - 1:
         _clear_beyond(writer)
         return
-    writer.steps += "'"
+    writer.steps = "output_steps"
     if writer.lengths:
         _shorten(writer, module, before + after - span)
         _clear_beyond(writer)

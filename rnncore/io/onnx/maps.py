@@ -105,7 +105,8 @@ def recognised(function):
     """The activation that gives what a function of arrays gives, or None."""
     try:
         right = function(POINTS)
-        candidates = list(_candidates(function))
+        with np.errstate(all="ignore"):  # what is measured may be infinite
+            candidates = list(_candidates(function))
     except (ValueError, KeyError):  # an inner value, or one of another type
         return None
     for layer in candidates:

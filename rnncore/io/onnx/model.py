@@ -143,11 +143,12 @@ class OnnxModel:
         That is possible where the graph is a chain of embeddings, recurrent layers, linear ones,
         convolutions over steps, normalisations, activations and last steps, and all else only moves
         axes as exporters do. Both are run on random sequences before it is returned, initial
-        states zero, the module in evaluation.
+        states zero.
 
         Returns
         -------
         nn.Sequential
+            In evaluation; ``train()`` it to go on with training.
 
         Raises
         ------

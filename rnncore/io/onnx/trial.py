@@ -1,6 +1,8 @@
 """Trying whether a chain of layers gives the numbers of its graph."""
 # SPDX-License-Identifier: Apache-2.0
 
+import math
+
 import numpy as np
 
 from rnncore import nn
@@ -11,11 +13,13 @@ TOLERANCE = 1e-4
 FEATURES = 4
 """Features of a trial where their number is open: two halves of two."""
 STEPS_MAX = 1 << 12
-"""Steps that a trial takes at most."""
+"""Steps that a trial takes at most, and that a convolution may add."""
+ELEMENTS_MAX = 1 << 22
+"""Elements at most of an input, whose sizes a file may fix."""
 
 
 def module_of(model, graph):
-    """The nn.Sequential of a model's graph, after trying that it gives the same numbers."""
+    """The nn.Sequential of a model's graph, in evaluation, after trying that it gives the same."""
     chain = Chain(graph)
     place = next((k for k, v in enumerate(graph.outputs) if chain.is_result(v.slot)), None)
     if place is None or not chain.layers:
@@ -26,7 +30,7 @@ def module_of(model, graph):
         sizes = ((5 + more, 3), (2 + more, 4))
         trials = [_trial(graph, *(s[::-1] if batch_first else s)) for s in sizes]
         if all(_agree(model, module, place, trial) for trial in trials):
-            return module.train()
+            return module
     raise ValueError(
         "the model is not the chain of its layers, batch first or second: "
         "something between them moves steps, rows or features elsewhere"
@@ -39,6 +43,7 @@ def _steps_needed(layers):
     for layer in reversed(layers):
         if isinstance(layer, nn.Conv1d):
             count = (count - 1) * layer.stride + (layer.kernel_size - 1) * layer.dilation + 1
+            count = max(count, *layer.pads)
     if count > STEPS_MAX:
         raise ValueError(f"the convolutions need {count} steps, expected at most {STEPS_MAX}")
     return count
@@ -58,22 +63,29 @@ def _trial(graph, *sizes):
     rng = np.random.default_rng(0)
     found = {}
     for k, value in enumerate(graph.inputs):
-        if value.shape is None:
-            raise ValueError(f"the input {value.name!r} has no shape")
+        shape = _shape(value, (1, 1) if k else sizes)
         if k:
-            shape = [n if isinstance(n, int) else 1 for n in value.shape]
             found[value.name] = np.zeros(shape, value.dtype)
-            continue
-        names = {}
-        shape = [
-            n if isinstance(n, int) else names.setdefault(n or object(), size)
-            for n, size in zip(value.shape, (*sizes, *[FEATURES] * len(value.shape)), strict=False)
-        ]
-        if value.dtype.kind == "f":
+        elif value.dtype.kind == "f":
             found[value.name] = rng.standard_normal(shape).astype(value.dtype)
         else:
             found[value.name] = rng.integers(0, 2, shape).astype(value.dtype)
     return found
+
+
+def _shape(value, sizes):
+    """The shape of an input whose first two axes have some sizes, where the file leaves it open."""
+    if value.shape is None:
+        raise ValueError(f"the input {value.name!r} has no shape")
+    names = {}
+    sizes = (*sizes, *[FEATURES] * len(value.shape))
+    shape = [
+        n if isinstance(n, int) else names.setdefault(n or object(), size)
+        for n, size in zip(value.shape, sizes, strict=False)
+    ]
+    if math.prod(shape) > ELEMENTS_MAX:
+        raise ValueError(f"the input {value!r} is too large to be tried")
+    return shape
 
 
 def _agree(model, module, place, trial):
@@ -93,10 +105,15 @@ def _agree(model, module, place, trial):
             expected = list(model.run(states).values())[place]
         except (ValueError, TypeError):
             continue
-        scale = max(1, np.abs(expected).max(initial=0))
-        if expected.shape == y.shape and np.abs(y - expected).max(initial=0) < TOLERANCE * scale:
+        if expected.shape == y.shape and _close(y, expected):
             return True
     return False
+
+
+def _close(y, expected):
+    with np.errstate(all="ignore"):  # numbers of a file may be infinite
+        scale = max(1, np.abs(expected).max(initial=0))
+        return np.abs(y - expected).max(initial=0) < TOLERANCE * scale
 
 
 def _with_rows(array, rows):
