@@ -278,6 +278,18 @@ def test_functions_in_a_row_are_told_apart():
     assert found[2].spec() == nn.Hardtanh(-0.5, 0.25).spec()
 
 
+@pytest.mark.parametrize("opset", [10, 17])
+def test_padding_at_the_end_has_no_place(opset):
+    pads = {"pads": [0, 1, 0, 0, 0, 0]} if opset < 11 else {}
+    nodes = [node("Tanh", "x", "a"), node("Pad", "a" if pads else "a p", "y", **pads)]
+    x, y = (("x", np.float32, ["a", "b", 4]), ("y", np.float32, ["?", "?", "?"]))
+    read = from_onnx(
+        graph_of(nodes, [x], [y], {} if pads else {"p": np.eye(6, dtype=int)[1]}, opset)
+    )
+    with pytest.raises(ValueError, match=r"Pad .*has no place in a chain of layers"):
+        read.module()
+
+
 def test_a_residual_connection_has_no_place():
     nodes = [
         node("MatMul", "x w", "a"),

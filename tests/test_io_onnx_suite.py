@@ -327,3 +327,30 @@ def test_convolutions_of_pytorch(options):
     assert names == ["Conv1d", "Tanh", "BatchNorm1d", "ReLU"]
     np.testing.assert_array_equal(ours[2].running_var, norm.running_var)
     assert ours[0].batch_first
+
+
+def test_a_padded_convolution_of_pytorch():
+    """As causal convolutions are written there."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+
+    def function(m, x):
+        padded = torch.nn.functional.pad(x.transpose(1, 2), (4, 0))
+        return m.layer(padded).relu().transpose(1, 2)
+
+    ours = agrees(of_function(torch.nn.Conv1d(6, 4, 3, dilation=2), function), (3, 9, 6))
+    assert [type(m).__name__ for m in ours] == ["Conv1d", "ReLU"]
+    assert ours[0].pads == (4, 0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_padding_that_no_convolution_takes(value):
+    torch = pytest.importorskip("torch")
+
+    def function(m, x):
+        padded = torch.nn.functional.pad(x.transpose(1, 2), (4, 0), value=value)
+        return m.layer(padded).transpose(1, 2)
+
+    layer = torch.nn.Conv1d(6, 4, 3) if value else torch.nn.Tanh()
+    with pytest.raises(ValueError, match=r"Pad .*has no place"):
+        agrees(of_function(layer, function), (3, 9, 6))

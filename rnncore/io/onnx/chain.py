@@ -37,12 +37,15 @@ class Chain:
         self._halves = {}  # which of the two, by slot
         self._linear = None  # (weight, bias) of a MatMul, whose Add may follow
         self._scale = None  # of a Mul, whose Add may follow
+        self._padding = None  # of a Pad, whose Conv must follow
         self._run = None  # nodes that work element by element
         self._needed = _needed(graph.block)
         for node in graph.block.nodes:
             if self._needed.intersection(node.outputs):
                 self._visit(node)
         self._settle()
+        if self._padding is not None:
+            raise ValueError("a Pad has no place in a chain of layers: no Conv follows")
 
     def is_result(self, slot):
         """Whether a value is what the newest layer made."""
@@ -119,11 +122,13 @@ class Chain:
             self._scale = values[1 - place]
         elif place != 0:
             return False
+        elif name == "Pad":
+            return self._pads(node.run, *values[1:])
         elif name in OTHERS:
             layer = OTHERS[name](node.run, *values[1:])
             if layer is None:
                 return False
-            self.layers.append(layer)
+            self.layers.append(self._padded(layer))
         elif name in recurrent.GATES:
             self.layers.append(_recurrent(node, values, kinds))
         else:
@@ -131,6 +136,23 @@ class Chain:
         return True
 
     # ---- layers of several nodes ----
+
+    def _pads(self, run, pads=None, *more):
+        """Whether a Pad puts zeros around steps; the next convolution takes them as its own."""
+        if self._padding is not None or pads is None:
+            return False
+        self._padding = run.of_steps(pads, *more)
+        return self._padding is not None
+
+    def _padded(self, layer):
+        """A convolution with the zeros that were put around its input before."""
+        if self._padding is None or not isinstance(layer, nn.Conv1d):
+            return layer
+        padding = [own + more for own, more in zip(layer.pads, self._padding, strict=True)]
+        self._padding = None
+        other = nn.build({**layer.spec(), "padding": padding})
+        other.load_state_dict(layer.state_dict())
+        return other
 
     def _ended(self, vector):
         """Whether a layer that waited for its bias takes this one."""
