@@ -3,8 +3,7 @@
 
 import numpy as np
 
-from rnncore.io.onnx import messages, tensors
-from rnncore.io.onnx.export import _attribute
+from rnncore.io.onnx import messages, tensors, writer
 
 
 def attribute(name, value):
@@ -12,7 +11,7 @@ def attribute(name, value):
         return messages.Attribute(name, g=value, type=5)
     if isinstance(value, np.ndarray):
         return messages.Attribute(name, t=tensors.write(value), type=4)
-    return _attribute(name, value)
+    return writer.attribute(name, value)
 
 
 def node(kind, inputs, outputs, name="", domain="", **attributes):

@@ -168,6 +168,15 @@ class Unknown(nn.Module):
         return x
 
 
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def batch_statistics():
+    return nn.BatchNorm1d(3, track_running_stats=False)
+
+
 @pytest.mark.parametrize(
     ("model", "error", "text"),
     [
@@ -180,6 +189,25 @@ class Unknown(nn.Module):
             ValueError,
             "dtypes float32 and float64",
         ),
+        (lambda: nn.Sequential(Doubled(3, 3)), TypeError, "0 is a Doubled: ONNX has none"),
+        (lambda: nn.Masked(nn.RNN(3, 3), value=0), TypeError, "the model is a Masked"),
+        (batch_statistics, ValueError, "the model cannot be written: track_running_stats is False"),
+        (lambda: nn.Sequential(nn.MergeDirections("split")), ValueError, "0. has mode = 'split'"),
+        (
+            lambda: nn.Sequential(nn.RNN(3, 3), nn.Conv1d(3, 3, 1, batch_first=True)),
+            ValueError,
+            "batch_first is true of some modules",
+        ),
+        (
+            lambda: nn.Sequential(nn.LastStep(), nn.Tanh(), nn.RNN(3, 3)),
+            ValueError,
+            "2 is a RNN behind a LastStep",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(3, 3), nn.Embedding(3, 3)),
+            ValueError,
+            "1 is an Embedding behind modules that give no integers",
+        ),
     ],
 )
 def test_what_onnx_lacks_is_refused(model, error, text, tmp_path):
@@ -191,3 +219,19 @@ def test_what_onnx_lacks_is_refused(model, error, text, tmp_path):
 def test_states_need_a_recurrent_module(tmp_path):
     with pytest.raises(ValueError, match="no recurrent module"):
         to_onnx(nn.Linear(3, 3), tmp_path / "model.onnx", states=True)
+
+
+def test_lengths_need_a_module_that_tells_steps(tmp_path):
+    with pytest.raises(ValueError, match="lengths is true, but"):
+        to_onnx(nn.Sequential(nn.Linear(3, 3), nn.GELU()), tmp_path / "model.onnx", lengths=True)
+
+
+def test_a_subclass_with_our_forward_is_written(tmp_path):
+    class Own(nn.LSTM):
+        def __init__(self):
+            super().__init__(3, 5)
+
+    model = Own()
+    to_onnx(model, tmp_path / "model.onnx")
+    x = input_of("lstm")
+    np.testing.assert_allclose(from_onnx(tmp_path / "model.onnx")(x), model(x)[0].data, atol=2e-6)

@@ -199,15 +199,158 @@ def test_states_of_pytorch(kind):
 def test_a_model_that_is_no_chain_says_why():
     torch = pytest.importorskip("torch")
 
-    class Last(torch.nn.Module):
+    class Largest(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.recurrent = torch.nn.GRU(6, 5)
 
         def forward(self, x):
-            return self.recurrent(x)[0][-1]
+            return self.recurrent(x)[0].amax(0)
 
-    data = exported(Last(), (torch.randn(7, 3, 6),), ["x"], ["y"], {"x": {0: "t", 1: "b"}})
+    data = exported(Largest(), (torch.randn(7, 3, 6),), ["x"], ["y"], {"x": {0: "t", 1: "b"}})
     model = rnncore.io.onnx.from_onnx(data)
-    with pytest.raises(ValueError, match=r"Gather .* has no place in a chain of layers"):
+    with pytest.raises(ValueError, match=r"ReduceMax .* has no place in a chain of layers"):
         model.module()
+
+
+def of_function(layer, function):
+    """A module of PyTorch that has a layer, and computes a function of it and an input."""
+    torch = pytest.importorskip("torch")
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+            self.last = torch.nn.Linear(5, 2)
+
+        def forward(self, x):
+            return function(self, x)
+
+    return Module()
+
+
+def agrees(module, shape):
+    """Ours of what PyTorch exports of a module, after a comparison."""
+    torch = pytest.importorskip("torch")
+    example = torch.randn(shape)
+    data = exported(module, (example,), ["x"], ["y"], {"x": {0: "a", 1: "b"}})
+    ours = rnncore.io.onnx.from_onnx(data).module()
+    with torch.no_grad():
+        np.testing.assert_allclose(ours(example.numpy()).data, module(example), atol=2e-6)
+    return ours
+
+
+HEADS = {
+    "step": (1, False, lambda m, x: m.last(m.layer(x)[0][-1])),
+    "step-batch": (2, True, lambda m, x: m.last(m.layer(x)[0][:, -1])),
+    "part": (1, True, lambda m, x: m.last(m.layer(x)[0][:, -1:, :].squeeze(1))),
+    "state": (1, False, lambda m, x: m.last(m.layer(x)[1][0])),
+    "state-last": (2, True, lambda m, x: m.last(m.layer(x)[1][-1]).relu()),
+    "state-alone": (3, False, lambda m, x: m.layer(x)[1][-1]),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_last_steps_of_pytorch(head):
+    torch = pytest.importorskip("torch")
+    layers, batch_first, function = HEADS[head]
+    torch.manual_seed(1)
+    module = of_function(torch.nn.GRU(6, 5, layers, batch_first=batch_first), function)
+    ours = agrees(module, (7, 3, 6))
+    assert [type(m).__name__ for m in ours][: layers + 1] == ["GRU"] * layers + ["LastStep"]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_final_states_of_both_directions_of_pytorch(layers):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+    layer = torch.nn.LSTM(6, 5, layers, bidirectional=True)
+
+    def function(m, x):
+        h = m.layer(x)[1][0]
+        return torch.cat([h[-2], h[-1]], 1).tanh()
+
+    ours = agrees(of_function(layer, function), (7, 3, 6))
+    assert ours[layers].bidirectional
+    assert [type(m).__name__ for m in ours] == ["LSTM"] * layers + ["LastStep", "Tanh"]
+
+
+def test_the_wrong_final_state_is_no_last_step():
+    torch = pytest.importorskip("torch")
+    module = of_function(torch.nn.GRU(6, 5, bidirectional=True), lambda m, x: m.layer(x)[1][0])
+    with pytest.raises(ValueError, match="not the chain of its layers"):
+        agrees(module, (7, 3, 6))
+
+
+ACTIVATIONS = (
+    "GELU()", "GELU('tanh')", "SiLU()", "LogSigmoid()", "Hardtanh(-0.2, 0.7)", "Softsign()",
+    "Softplus()", "Softplus(2.5)", "ELU(0.3)", "LeakyReLU(0.2)", "Hardsigmoid()", "ReLU6()",
+    "Softmax(-1)", "LogSoftmax(2)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ACTIVATIONS)
+def test_activations_of_pytorch(text):
+    torch = pytest.importorskip("torch")
+    layer = eval(f"nn.{text}", {"nn": torch.nn})
+    first = torch.nn.Linear(6, 5)
+    ours = agrees(torch.nn.Sequential(first, layer, torch.nn.Tanh()), (7, 3, 6))
+    name = {"ReLU6": "Hardtanh"}.get(text.partition("(")[0], text.partition("(")[0])
+    assert [type(m).__name__ for m in ours] == ["Linear", name, "Tanh"]
+
+
+@pytest.mark.parametrize("text", ["Mish()", "Hardswish()", "SELU()", "Softmax(1)"])
+def test_activations_that_ours_are_not(text):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Linear(6, 5), eval(f"nn.{text}", {"nn": torch.nn}))
+    with pytest.raises(ValueError, match=r"no place in a chain|not the chain"):
+        agrees(module, (7, 3, 6))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2, "bias": False}, {"dilation": 2, "groups": 2}]
+)
+def test_convolutions_of_pytorch(options):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+    conv = torch.nn.Conv1d(6, 4, 3, padding=1, **options)
+    norm = torch.nn.BatchNorm1d(4)
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+
+    module = of_function(
+        torch.nn.Sequential(conv, torch.nn.Tanh(), norm),
+        lambda m, x: torch.relu(m.layer(x.transpose(1, 2))).transpose(1, 2),
+    )
+    ours = agrees(module, (3, 9, 6))
+    names = [type(m).__name__ for m in ours]
+    assert names == ["Conv1d", "Tanh", "BatchNorm1d", "ReLU"]
+    np.testing.assert_array_equal(ours[2].running_var, norm.running_var)
+    assert ours[0].batch_first
+
+
+def test_a_padded_convolution_of_pytorch():
+    """As causal convolutions are written there."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+
+    def function(m, x):
+        padded = torch.nn.functional.pad(x.transpose(1, 2), (4, 0))
+        return m.layer(padded).relu().transpose(1, 2)
+
+    ours = agrees(of_function(torch.nn.Conv1d(6, 4, 3, dilation=2), function), (3, 9, 6))
+    assert [type(m).__name__ for m in ours] == ["Conv1d", "ReLU"]
+    assert ours[0].pads == (4, 0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_padding_that_no_convolution_takes(value):
+    torch = pytest.importorskip("torch")
+
+    def function(m, x):
+        padded = torch.nn.functional.pad(x.transpose(1, 2), (4, 0), value=value)
+        return m.layer(padded).transpose(1, 2)
+
+    layer = torch.nn.Conv1d(6, 4, 3) if value else torch.nn.Tanh()
+    with pytest.raises(ValueError, match=r"Pad .*has no place"):
+        agrees(of_function(layer, function), (3, 9, 6))

@@ -82,6 +82,22 @@ def of_onnx():
             {"states": True, "lengths": True},
         ),
         "plain": (nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh()), {}),
+        "last": (
+            nn.Sequential(
+                nn.Conv1d(3, 4, 2, batch_first=True), nn.LastStep(True, batch_first=True)
+            ),
+            {"lengths": True},
+        ),
+        "norm": (
+            nn.Sequential(nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4), nn.GELU(), nn.LastStep()),
+            {},
+        ),
+        "merged": (
+            nn.Sequential(
+                nn.GRU(3, 4, bidirectional=True), nn.MergeDirections("ave"), nn.Softmax()
+            ),
+            {},
+        ),
     }
     for name, (model, options) in models.items():
         path = FOLDER / "corpus" / "onnx" / f"{name}.onnx"

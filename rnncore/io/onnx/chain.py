@@ -1,23 +1,30 @@
-"""Graphs that are a plain chain of layers, as an nn.Sequential that can be trained and saved."""
+"""Graphs that are a plain chain of layers."""
 # SPDX-License-Identifier: Apache-2.0
 
 import numpy as np
 
 from rnncore import nn
+from rnncore.io.onnx.graph import free
+from rnncore.io.onnx.maps import Run
 from rnncore.io.onnx.operators import recurrent
-from rnncore.tape import no_grad
 
 LAYOUT = ("Transpose", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Identity", "Dropout", "Cast")
 """Operators that only move what they get; whether it ends up in place is tried afterwards."""
-MAPS = {"Relu": nn.ReLU, "Tanh": nn.Tanh, "Sigmoid": nn.Sigmoid}
-TOLERANCE = 1e-4
+PARTS = (*LAYOUT, "Gather", "Slice", "Concat", "Split")
+"""The same, also of parts: of final states, or of halves."""
+MERGES = {"Add": "sum", "Sum": "sum", "Mul": "mul", "Mean": "ave"}
+LAYERS = ("data", "final", "half")
+"""Kinds of values that layers made."""
+REAL = (np.float32, np.float64)
 
 
 class Chain:
     """A walk along a graph's nodes that collects layers.
 
-    A value is `data` if it is the input, or what a layer made of it; `state` if it comes from
-    initial states or becomes final ones; `shape` if it follows from shapes alone.
+    A value is `data` if it is the input, or what a layer made of it; `final` if it comes from the
+    final hidden state of the newest layer, whose steps nothing uses; `half` if it comes from one of
+    two halves of the features; `state` if it comes from initial states or becomes final ones;
+    `shape` if it follows from shapes alone.
     """
 
     def __init__(self, graph):
@@ -27,191 +34,300 @@ class Chain:
         for k, value in enumerate(graph.inputs):
             self._kind[value.slot] = "state" if k else "data"
         self._head = graph.inputs[0].slot if graph.inputs else None
-        self._pending = None  # of a MatMul, whose Add may follow
+        self._halves = {}  # which of the two, by slot
+        self._linear = None  # (weight, bias) of a MatMul, whose Add may follow
+        self._scale = None  # of a Mul, whose Add may follow
+        self._padding = None  # of a Pad, whose Conv must follow
+        self._run = None  # nodes that work element by element
+        self._needed = _needed(graph.block)
         for node in graph.block.nodes:
-            self._visit(node)
-        self._close()
+            if self._needed.intersection(node.outputs):
+                self._visit(node)
+        self._settle()
+        if self._padding is not None:
+            raise ValueError("a Pad has no place in a chain of layers: no Conv follows")
 
-    @property
-    def head(self):
-        """The last layer's result."""
-        return self._head
+    def is_result(self, slot):
+        """Whether a value is what the newest layer made."""
+        if self._kind[slot] == "final":
+            return self._head is None
+        return slot == self._head
+
+    def _branch(self, node):
+        """An If on shapes, as PyTorch writes a squeeze: its first branch, which is tried later."""
+        if self._kind[node.inputs[0]] not in ("known", "shape"):
+            raise ValueError(f"{node.label} has no place in a chain of layers: it depends on data")
+        block = node.branches[0]
+        for inner in block.nodes:
+            self._visit(inner)
+        for slot, result in zip(node.outputs, block.outputs, strict=True):
+            self._kind[slot] = self._kind[result]
+            if result == self._head:
+                self._head = slot
 
     def _visit(self, node):
+        if node.branches:
+            self._branch(node)
+            return
         name, kinds = node.operator.name, [self._kind[slot] for slot in node.inputs]
         if name in ("Shape", "Size") or all(kind in ("known", "shape") for kind in kinds):
             made = "shape"
-        elif "data" not in kinds and all(kind in ("known", "shape", "state") for kind in kinds):
+        elif not any(kind in LAYERS for kind in kinds):
             made = "state"
-        elif kinds.count("data") == 1 and self._layer(node, name, kinds):
-            made = "data"
+        elif "final" in kinds and "data" not in kinds and name in PARTS:
+            made = "final"
         else:
+            made = self._place(node, name, kinds)
+        if made is None:
             raise ValueError(f"{node.label} has no place in a chain of layers")
         for k, slot in enumerate(node.outputs):
             self._kind[slot] = "state" if made == "data" and k else made
         self._kind[0] = "known"
         if made == "data":
             self._head = node.outputs[0]
+            if name in recurrent.GATES:
+                self._choose_final(node)
 
-    def _layer(self, node, name, kinds):
-        """Whether a node is a layer, or moves data; appends the layer."""
-        place = kinds.index("data")
-        if node.inputs[place] != self._head:
-            return False
+    def _place(self, node, name, kinds):
+        """What a node makes of the newest layer's result; None: there is no layer like it."""
+        if "half" in kinds:
+            return self._of_halves(node, name, kinds)
+        if self._run is not None and self._run.takes(node):
+            return "data"
+        given = {slot for slot, kind in zip(node.inputs, kinds, strict=True) if kind in LAYERS}
+        if len(given) != 1 or not all(map(self.is_result, given)):
+            return None
+        place = node.inputs.index(*given)
         values = [self._graph.known.get(slot) for slot in node.inputs]
-        if name == "Add" and self._pending is not None:
-            return self._bias(values[1 - place])
-        self._close()
+        if name == "Add" and self._ended(values[1 - place]):
+            return "data"
+        run = Run(self._graph.known, node.inputs[place])
+        if run.takes(node):
+            self._settle()
+            self._run = run
+            return "data"
+        self._settle()
+        if name == "Split" and len(node.outputs) == 2:
+            self._halves = {slot: k for k, slot in enumerate(node.outputs)}
+            return "half"
+        return "data" if self._layer(node, name, place, values, kinds) else None
+
+    def _layer(self, node, name, place, values, kinds):
+        """Whether a node is a layer, or moves data; appends the layer."""
         if name == "Gather" and place == 1 and _is_matrix(values[0]):
             self.layers.append(_embedding(values[0]))
         elif name == "MatMul" and place == 0 and _is_matrix(values[1]):
-            self._pending = (values[1].T, None)
-        elif name == "Gemm" and place == 0 and _is_matrix(values[1]):
-            return self._gemm(node.run, *values[1:])
-        elif name in MAPS:
-            self.layers.append(MAPS[name]())
-        elif name == "LayerNormalization" and place == 0 and values[1] is not None:
-            self._normalization(node.run, *values[1:])
+            self._linear = (values[1].T, None)
+        elif name == "Mul" and _is_vector(values[1 - place]):
+            self._scale = values[1 - place]
+        elif place != 0:
+            return False
+        elif name == "Pad":
+            return self._pads(node.run, *values[1:])
+        elif name in OTHERS:
+            layer = OTHERS[name](node.run, *values[1:])
+            if layer is None:
+                return False
+            self.layers.append(self._padded(layer))
         elif name in recurrent.GATES:
-            return self._recurrent(node, values, kinds)
+            self.layers.append(_recurrent(node, values, kinds))
         else:
-            return name in LAYOUT and place == 0 and len(node.outputs) == 1
+            return name in LAYOUT and len(node.outputs) == 1
         return True
 
-    def _bias(self, bias):
-        weight, _ = self._pending
-        if bias is None or bias.shape != weight.shape[:1]:
+    # ---- layers of several nodes ----
+
+    def _pads(self, run, pads=None, *more):
+        """Whether a Pad puts zeros around steps; the next convolution takes them as its own."""
+        if self._padding is not None or pads is None:
             return False
-        self._pending = (weight, bias)
-        self._close()
-        return True
+        self._padding = run.of_steps(pads, *more)
+        return self._padding is not None
 
-    def _gemm(self, run, b, c=None):
-        weight, bias, plain = run.folded(b, c)
-        if not plain:
+    def _padded(self, layer):
+        """A convolution with the zeros that were put around its input before."""
+        if self._padding is None or not isinstance(layer, nn.Conv1d):
+            return layer
+        padding = [own + more for own, more in zip(layer.pads, self._padding, strict=True)]
+        self._padding = None
+        other = nn.build({**layer.spec(), "padding": padding})
+        other.load_state_dict(layer.state_dict())
+        return other
+
+    def _ended(self, vector):
+        """Whether a layer that waited for its bias takes this one."""
+        if vector is None:
             return False
-        self._pending = (weight, bias)
-        self._close()
+        if self._linear is not None and vector.shape == self._linear[0].shape[:1]:
+            self._linear = (self._linear[0], vector)
+        elif self._scale is not None and vector.shape == self._scale.shape:
+            self.layers.append(_scaling(self._scale, vector))
+            self._scale = None
+        else:
+            return False
+        self._settle()
         return True
 
-    def _close(self):
-        """Append the Linear that waited for its bias."""
-        if self._pending is None:
-            return
-        weight, bias = self._pending
-        layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, dtype=weight.dtype)
-        layer.weight.data[...] = weight
-        if bias is not None:
-            layer.bias.data[...] = bias
-        self.layers.append(layer)
-        self._pending = None
+    def _settle(self):
+        """Append what waited for more nodes."""
+        if self._linear is not None:
+            self.layers.append(_linear(*self._linear))
+        if self._scale is not None:
+            self.layers.append(_scaling(self._scale, np.zeros_like(self._scale)))
+        if self._run is not None:
+            self.layers += self._run.layers()
+        self._linear = self._scale = self._run = None
 
-    def _normalization(self, run, scale, bias=None):
-        layer = nn.LayerNorm(scale.size, run.epsilon, bias=bias is not None, dtype=scale.dtype)
-        layer.weight.data[...] = scale.reshape(-1)
-        if bias is not None:
-            layer.bias.data[...] = bias.reshape(-1)
-        self.layers.append(layer)
+    def _of_halves(self, node, name, kinds):
+        """A part of one half; or both made one, of which the chain goes on."""
+        sides = [self._halves.get(slot) for slot in node.inputs]
+        given = [side for side in sides if side is not None]
+        if given == [0, 1] and name in MERGES:
+            self.layers.append(nn.MergeDirections(MERGES[name]))
+        elif given == [0, 1] and name == "Concat":
+            self.layers.append(nn.LastStep(bidirectional=True))
+        elif len(given) == 1 and sides[0] is not None and name in PARTS and len(node.outputs) == 1:
+            self._halves[node.outputs[0]] = sides[0]
+            return "half"
+        else:
+            return None
+        self._halves = {}
+        return "data"
 
-    def _recurrent(self, node, values, kinds):
-        values = values + [None] * (8 - len(values))
-        W, R, B, P = (values[k] for k in (1, 2, 3, 7))
-        unknown = [k for k in (1, 2, 3, 4, 7) if k < len(kinds) and kinds[k] != "known"]
-        if unknown or values[4] is not None or kinds[0] != "data":
-            raise ValueError(f"{node.label} has weights or sequence_lens that are not constant")
-        if W.dtype not in (np.float32, np.float64):
-            raise ValueError(f"{node.label} has weights of {W.dtype}, expected float32 or float64")
-        found = recurrent.modules(node.run.options, W, R, B, P)
-        if len(found) > 1 or found[0][1]:
-            raise ValueError(
-                f"{node.label} has a reverse direction alone, or directions of other activations"
-            )
-        self.layers.append(found[0][0])
-        return True
+    def _choose_final(self, node):
+        """Go on from the final hidden state where nothing uses the steps."""
+        y, final = (*node.outputs, 0)[:2]
+        if y not in self._needed and final in self._needed:
+            self.layers.append(nn.LastStep(self.layers[-1].bidirectional))
+            self._kind[final], self._head = "final", None
 
 
-def module_of(model, graph):
-    """The nn.Sequential of a model's graph, after trying that it gives the same numbers."""
-    chain = Chain(graph)
-    place = next((k for k, v in enumerate(graph.outputs) if v.slot == chain.head), None)
-    if place is None or not chain.layers:
-        raise ValueError("no output of the model is the result of its last layer")
-    trials = [_trial(graph, steps, rows) for steps, rows in ((5, 3), (2, 4))]
-    for batch_first in (False, True):
-        module = nn.Sequential(*(_laid_out(layer, batch_first) for layer in chain.layers))
-        if all(_agree(model, module, place, trial) for trial in trials):
-            return module
-    raise ValueError(
-        "the model is not the chain of its layers, batch first or second: "
-        "something between them moves steps, rows or features elsewhere"
-    )
+def _needed(block):
+    """Slots that a block's outputs depend on."""
+    found = set(block.outputs) - {0}
+    for node in reversed(block.nodes):
+        if found.intersection(node.outputs):
+            found.update(node.inputs)
+            for branch in node.branches:
+                found.update(free(branch))
+    return found - {0}
+
+
+# ---- layers of one node -------------------------------------------------------------------------
 
 
 def _is_matrix(array):
-    return array is not None and array.ndim == 2 and array.dtype in (np.float32, np.float64)
+    return array is not None and array.ndim == 2 and array.dtype in REAL
 
 
-def _embedding(table):
-    layer = nn.Embedding(*table.shape, dtype=table.dtype)
-    layer.weight.data[...] = table
+def _is_vector(array):
+    return array is not None and array.ndim == 1 and array.dtype in REAL
+
+
+def _filled(layer, weight, bias=None):
+    """A layer with this weight and bias."""
+    layer.weight.data[...] = weight.reshape(layer.weight.shape)
+    if bias is not None:
+        layer.bias.data[...] = bias.reshape(layer.bias.shape)
     return layer
 
 
-def _laid_out(layer, batch_first):
-    """A layer, or a recurrent one in the layout."""
-    if not hasattr(layer, "batch_first") or not batch_first:
-        return layer
-    other = nn.build({**layer.spec(), "batch_first": True})
-    other.load_state_dict(layer.state_dict())
-    return other
+def _embedding(table):
+    return _filled(nn.Embedding(*table.shape, dtype=table.dtype), table)
 
 
-def _trial(graph, steps, rows):
-    """Inputs of some size: random data, initial states of zeros."""
-    rng = np.random.default_rng(0)
-    found = {}
-    for k, value in enumerate(graph.inputs):
-        free = iter((steps, rows))
-        names = {}
-        if value.shape is None:
-            raise ValueError(f"the input {value.name!r} has no shape")
-        if k:
-            shape = [n if isinstance(n, int) else rows for n in value.shape]
-            found[value.name] = np.zeros(shape, value.dtype)
-            continue
-        shape = [
-            n if isinstance(n, int) else names.setdefault(n or object(), next(free, rows))
-            for n in value.shape
-        ]
-        if value.dtype.kind == "f":
-            found[value.name] = rng.standard_normal(shape).astype(value.dtype)
-        else:
-            found[value.name] = rng.integers(0, 2, shape).astype(value.dtype)
-    return found
+def _linear(weight, bias):
+    layer = nn.Linear(*weight.shape[::-1], bias is not None, dtype=weight.dtype)
+    return _filled(layer, weight, bias)
 
 
-def _agree(model, module, place, trial):
-    """Whether model and module give the same; rows of states are those of either axis."""
-    x = next(iter(trial.values()))
-    try:
-        with no_grad():
-            y = module(x).data
-    except ValueError:
-        return False
-    for rows in dict.fromkeys(x.shape[:2]):
-        states = {
-            name: _with_rows(array, rows) if k else array
-            for k, (name, array) in enumerate(trial.items())
-        }
-        try:
-            expected = list(model.run(states).values())[place]
-        except (ValueError, TypeError):
-            continue
-        scale = max(1, np.abs(expected).max(initial=0))
-        if expected.shape == y.shape and np.abs(y - expected).max(initial=0) < TOLERANCE * scale:
-            return True
-    return False
+def _scaling(scale, shift):
+    """A batch normalisation of x scale + shift: mean 0, variance 1."""
+    return _filled(nn.BatchNorm1d(scale.size, eps=0.0, dtype=scale.dtype), scale, shift)
 
 
-def _with_rows(array, rows):
-    return np.zeros((*array.shape[:-2], rows, array.shape[-1]), array.dtype)
+def _gather(run, index):
+    """The last step."""
+    return nn.LastStep() if _numbers(index) == [-1] else None
+
+
+def _slice(run, *options):
+    """The last step, or all in reverse."""
+    numbers = _numbers(*(array for array in options if array is not None))
+    if numbers is None or len(numbers) < 2:
+        return None
+    (start, end), step = numbers[:2], numbers[3] if len(numbers) == 4 else 1
+    if (start, step) == (-1, -1) and end < -(1 << 30):
+        return nn.Reverse()
+    return nn.LastStep() if (start, step) == (-1, 1) and end > 1 << 30 else None
+
+
+def _numbers(*arrays):
+    """Constants that are one integer each, as a list; None if they are not."""
+    if any(a is None or a.size != 1 or a.dtype.kind not in "iu" for a in arrays):
+        return None
+    return [int(a.reshape(())) for a in arrays]
+
+
+def _gemm(run, b, c=None):
+    if not _is_matrix(b):
+        return None
+    weight, bias, plain = run.folded(b, c)
+    return _linear(weight, bias) if plain else None
+
+
+def _convolution(run, weight, bias=None):
+    if weight is None or weight.ndim not in (3, 4) or weight.dtype not in REAL:
+        return None
+    found = run.along_steps(weight)
+    if found is None:
+        return None
+    weight, options = found
+    sizes = (weight.shape[1] * options["groups"], len(weight))
+    layer = nn.Conv1d(*sizes, **options, bias=bias is not None, dtype=weight.dtype)
+    return _filled(layer, weight, bias)
+
+
+def _batch_norm(run, scale, bias, mean, variance):
+    if any(array is None or array.dtype not in REAL for array in (scale, bias, mean, variance)):
+        return None
+    layer = nn.BatchNorm1d(scale.size, run.epsilon, dtype=scale.dtype)
+    _filled(layer, scale, bias)
+    layer.running_mean[...], layer.running_var[...] = mean, variance
+    return layer
+
+
+def _layer_norm(run, scale, bias=None):
+    if scale is None:
+        return None
+    layer = nn.LayerNorm(scale.size, run.epsilon, bias=bias is not None, dtype=scale.dtype)
+    return _filled(layer, scale, bias)
+
+
+OTHERS = {
+    "Gather": _gather,
+    "Slice": _slice,
+    "Gemm": _gemm,
+    "Conv": _convolution,
+    "BatchNormalization": _batch_norm,
+    "LayerNormalization": _layer_norm,
+    "Softmax": lambda run: nn.Softmax(),
+    "LogSoftmax": lambda run: nn.LogSoftmax(),
+}
+"""What makes a layer of a node whose first input is data; None: there is no such layer."""
+
+
+def _recurrent(node, values, kinds):
+    values = values + [None] * (8 - len(values))
+    W, R, B, P = (values[k] for k in (1, 2, 3, 7))
+    unknown = [k for k in (1, 2, 3, 4, 7) if k < len(kinds) and kinds[k] != "known"]
+    if unknown or values[4] is not None:
+        raise ValueError(f"{node.label} has weights or sequence_lens that are not constant")
+    if W.dtype not in REAL:
+        raise ValueError(f"{node.label} has weights of {W.dtype}, expected float32 or float64")
+    found = recurrent.modules(node.run.options, W, R, B, P)
+    if len(found) > 1 or found[0][1]:
+        raise ValueError(
+            f"{node.label} has a reverse direction alone, or directions of other activations"
+        )
+    return found[0][0]

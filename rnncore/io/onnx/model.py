@@ -141,19 +141,21 @@ class OnnxModel:
         """The model as an nn.Sequential, which can be trained, saved and streamed.
 
         That is possible where the graph is a chain of embeddings, recurrent layers, linear ones,
-        normalisations and activations, and all else only moves axes as exporters do. Both are run
-        on random sequences before it is returned, initial states zero.
+        convolutions over steps, normalisations, activations and last steps, and all else only moves
+        axes as exporters do. Both are run on random sequences before it is returned, initial
+        states zero.
 
         Returns
         -------
         nn.Sequential
+            In evaluation; ``train()`` it to go on with training.
 
         Raises
         ------
         ValueError
             Naming the node that is none of these.
         """
-        from rnncore.io.onnx.chain import module_of
+        from rnncore.io.onnx.trial import module_of
 
         with self._lock:
             self._fold()

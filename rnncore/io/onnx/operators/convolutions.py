@@ -24,7 +24,7 @@ class Windows:
         self.kernel = tuple(kernel)
         self.strides = tuple(strides or (1,) * axes)
         self.dilations = tuple(dilations or (1,) * axes)
-        self._pads, self._auto = tuple(pads or (0,) * 2 * axes), auto_pad
+        self._pads, self.auto_pad = tuple(pads or (0,) * 2 * axes), auto_pad
         if auto_pad not in AUTO_PAD:
             raise ValueError(f"auto_pad is {auto_pad!r}, expected one of {', '.join(AUTO_PAD)}")
         if auto_pad != "NOTSET" and any(self._pads):
@@ -47,8 +47,8 @@ class Windows:
         """(before, after) of each axis of an input of these sizes."""
         if len(sizes) != len(self.kernel):
             raise ValueError(f"the input has {len(sizes)} axes, the kernel {len(self.kernel)}")
-        if not self._auto.startswith("SAME"):
-            count = len(sizes) if self._auto == "NOTSET" else 0
+        if not self.auto_pad.startswith("SAME"):
+            count = len(sizes) if self.auto_pad == "NOTSET" else 0
             if not count:
                 return [(0, 0)] * len(sizes)
             return list(zip(self._pads[:count], self._pads[count:], strict=True))
@@ -56,18 +56,18 @@ class Windows:
         for size, span, stride in zip(sizes, self.spans(), self.strides, strict=True):
             total = max(0, (-(-size // stride) - 1) * stride + span - size)
             less, more = total // 2, total - total // 2
-            ends.append((less, more) if self._auto == "SAME_UPPER" else (more, less))
+            ends.append((less, more) if self.auto_pad == "SAME_UPPER" else (more, less))
         return ends
 
     def padding_of_outputs(self, sizes, more):
         """(before, after) to cut from each axis of the output of a transposed convolution."""
-        if not self._auto.startswith("SAME"):
+        if not self.auto_pad.startswith("SAME"):
             return self.padding(sizes)
         ends = []
         for span, stride, extra in zip(self.spans(), self.strides, more, strict=True):
             total = max(0, span + extra - stride)
             less, rest = total // 2, total - total // 2
-            ends.append((less, rest) if self._auto == "SAME_UPPER" else (rest, less))
+            ends.append((less, rest) if self.auto_pad == "SAME_UPPER" else (rest, less))
         return ends
 
     def outputs(self, padded):
@@ -113,6 +113,27 @@ class Conv:
         if kernel_shape is not None:
             Windows(kernel_shape, *self._options)
         self._linear = Kept(lambda w, bias: Linear(w.reshape(len(w), -1), bias))
+
+    def along_steps(self, weight):
+        """(weight (O, C / groups, K), options of nn.Conv1d); None if it is over more than steps."""
+        windows = Windows(weight.shape[2:], *self._options)
+        same = windows.auto_pad.startswith("SAME")
+        if same and any(stride != 1 for stride in windows.strides):
+            return None  # the padding depends on the number of steps
+        ends = windows.padding((1,) * len(windows.kernel))
+        at = len(windows.kernel) - 1
+        if any(
+            k != 1 or end != (0, 0) for k, end in list(zip(windows.kernel, ends, strict=True))[:at]
+        ):
+            return None
+        options = {
+            "kernel_size": windows.kernel[at],
+            "stride": windows.strides[at],
+            "padding": ends[at],
+            "dilation": windows.dilations[at],
+            "groups": self._group,
+        }
+        return weight.reshape(*weight.shape[:2], -1), options
 
     def _windows(self, x, w, bias):
         if x.ndim < 3 or w.ndim != x.ndim:

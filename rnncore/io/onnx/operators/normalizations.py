@@ -97,7 +97,12 @@ def _batch_normalization(since, **more):
             raise ValueError(f"spatial is {spatial}, expected 1")
         if training_mode:
             raise ValueError("training_mode is true, which is not supported")
-        return lambda *inputs: _batch(*inputs, epsilon)
+
+        def run(*inputs):
+            return _batch(*inputs, epsilon)
+
+        run.epsilon = epsilon
+        return run
 
 
 _batch_normalization(7, spatial=("int", 1))

@@ -170,6 +170,16 @@ class Pad:
                 x = self._one(x, at, before, after, value)
         return x
 
+    def of_steps(self, pads, value=None, axes=None):
+        """(before, after) of zeros along one axis; None if it is anything else."""
+        zero = value is None or (value.size == 1 and not value.any())
+        if self._mode != "constant" or not zero or axes is not None:
+            return None
+        pads = integers(pads, "pads")
+        half = len(pads) // 2
+        ends = [end for end in zip(pads[:half], pads[half:], strict=True) if end != (0, 0)]
+        return ends[0] if len(ends) == 1 and min(ends[0]) >= 0 else None
+
     def _one(self, x, at, before, after, value):
         if self._mode != "constant":
             return x.take(self._index(x.shape[at], before, after), at)
