@@ -143,10 +143,10 @@ class _Recurrent:
     What the engine is not for is left to torch.nn's own forward: tensors on other devices than the
     CPU, of other types than float32 and float64, of a class of their own or without elements; calls
     under `torch.autocast`, inside `torch.export`, `torch.jit.trace` or a `torch.func` transform
-    (`vmap`, `grad`); forward-mode gradients; and single steps of a GRU or RNN that is not frozen,
-    for which torch.nn's are faster. Under `torch.compile` a call breaks the graph, as it does with
-    torch.nn's. Gradients of gradients are refused. `torch.jit.script` needs the modules that
-    `restore` gives back.
+    (`vmap`, `grad`); forward-mode gradients; and one step or a few of a GRU or RNN that is not
+    frozen, for which torch.nn's are faster. Under `torch.compile` a call breaks the graph, as it
+    does with torch.nn's. Gradients of gradients are refused. `torch.jit.script` needs the modules
+    that `restore` gives back.
     """
 
     @torch.compiler.disable  # torch.nn's modules are not compiled either
@@ -161,12 +161,16 @@ class _Recurrent:
         return (self._packed if packed else self._padded)(input, hx, weights)
 
     def _is_short(self, x, packed):
-        """Whether packing the weights costs more than it gains: single steps but of LSTMs."""
-        if self.mode == "LSTM" or (_frozen and self in _frozen):
+        """Whether packing the weights costs more than it gains: a few steps, but of LSTMs never."""
+        if self.mode == "LSTM" or (_frozen and self in _frozen) or (not packed and x.dim() < 2):
             return False
         if packed:
-            return len(x.batch_sizes) == 1
-        return x.dim() > 1 and x.size(1 if self.batch_first and x.dim() == 3 else 0) == 1
+            steps, rows = len(x.batch_sizes), int(x.batch_sizes[0])
+        else:
+            axis = 1 if self.batch_first and x.dim() == 3 else 0
+            steps, rows = x.size(axis), x.size(1 - axis) if x.dim() == 3 else 1
+        most = 1 if self.hidden_size < 256 else 2
+        return steps <= (max(most, self.hidden_size // 100) if rows == 1 else most)
 
     def _is_for_engine(self, x, hx, weights):
         """Whether the engine computes this call; torch.nn's own forward does, if not."""
