@@ -282,12 +282,38 @@ def test_legacy_files_that_are_wrong(path):
 # ---- zip files ----------------------------------------------------------------------------------
 
 
+def script(items):
+    """An object of a TorchScript program."""
+    return tf.named("__torch__", "M") + b")\x81" + tf.dict_of(items) + b"b"
+
+
+def test_programs_give_their_tensors_by_name(path):
+    inner = script({"w": tf.tensor(SIX, (2, 3)), "training": b"\x88"})
+    code = [("model/code/a.py", b"import os; os.abort()")]
+    path.write_bytes(
+        tf.archive(script({"inner": inner, "n": tf.number(3)}), {"0": BYTES}, extra=code)
+    )
+    assert list(read_torch(path)) == ["inner.w"]
+    with pytest.raises(ValueError, match="key is 'inner', but it is a TorchScript program"):
+        read_torch(path, "inner")
+
+
+def test_programs_that_are_wrong(path):
+    refused(path, tf.archive(script({"n": tf.number(3)}), {}), "without a tensor")
+    refused(path, tf.archive(script({}), {}), "without a tensor")
+    made = tf.named("__torch__", "M")
+    refused(path, tf.archive(made + tf.tuple_of(tf.number(1)) + b"\x81", {}), "makes an object")
+    refused(path, tf.archive(tf.named("torch", "Size") + b")\x81", {}), "makes an object")
+    refused(path, tf.archive(made + b")R", {}), "calls _ScriptType")
+    itself = made + b")\x81q\x01}(" + tf.text("a") + b"h\x01ub"  # an attribute of itself
+    refused(path, tf.archive(itself, {}), "without a tensor")
+
+
 def test_zip_files_that_are_wrong(path):
     value, stored = tf.dict_of({"w": tf.tensor(SIX, (6,))}), {"0": BYTES}
     refused(path, tf.archive(value, stored, method=zipfile.ZIP_DEFLATED), "compressed")
     refused(path, tf.archive(value, stored, order="middle"), "byteorder")
     refused(path, tf.archive(value, stored, extra=[("b/data.pkl", b"")]), "2 data.pkl")
-    refused(path, tf.archive(value, stored, extra=[("model/code/a.py", b"")]), "TorchScript")
     whole = tf.archive(value, stored)
     refused(path, whole.replace(BYTES, BYTES[::-1]), "damaged: its checksum differs")
     for cut in range(4, len(whole), 5):

@@ -105,10 +105,27 @@ def test_modules_are_refused_by_name(path, zipped):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_programs_are_refused(path):
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
-    with pytest.raises(ValueError, match="TorchScript"):
-        read_torch(path)
+@pytest.mark.parametrize(
+    "make", [torch.jit.script, lambda m: torch.jit.trace(m, torch.ones(4, 1, 3))]
+)
+def test_programs_give_the_arrays_of_their_modules(path, make):
+    module = torch.nn.Sequential()
+    module.add_module("inner", torch.nn.Linear(3, 5))
+    module.add_module("norm", torch.nn.BatchNorm1d(1))
+    torch.jit.save(make(module.eval()), path)
+    found = read_torch(path)
+    assert {n: a.tolist() for n, a in found.items()} == {
+        n: t.tolist() for n, t in module.state_dict().items()
+    }
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_program_becomes_a_model(path):
+    module = torch.nn.LSTM(3, 5, 2, bidirectional=True)
+    torch.jit.save(torch.jit.script(module), path)
+    assert repr(from_torch(path)) == "LSTM(3, 5, num_layers=2, bidirectional=True)"
+    for name, array in from_torch(path).state_dict().items():
+        assert np.array_equal(array, module.state_dict()[name].numpy())
 
 
 def test_sparse_and_quantised_tensors_are_refused_by_name(path):

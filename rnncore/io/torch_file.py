@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rnncore.io import low
-from rnncore.io.torch_pickle import Machine, TensorRecord
+from rnncore.io.torch_pickle import Machine, Script, TensorRecord
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
@@ -25,7 +25,8 @@ def read_torch(path, key=None):
     Parameters
     ----------
     path : path-like
-        A `.pt` or `.pth` file of any PyTorch since 0.4, little- or big-endian.
+        A `.pt` or `.pth` file of any PyTorch since 0.4, little- or big-endian. Of a TorchScript
+        program the parameters and buffers are read, its code is not looked at.
     key : str, optional
         Where in a checkpoint the state_dict lies, keys joined by dots; "" is the whole of it. By
         default the whole of it if it holds nothing but tensors, else what lies under the one of
@@ -69,8 +70,34 @@ def _is_state_dict(value):
     )
 
 
+def _attributes(script):
+    """The tensors of a TorchScript program by the names that its modules' state_dict has."""
+    found, left, seen = {}, [("", script)], set()
+    while left:
+        prefix, thing = left.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        inner = []
+        for name, value in thing.items():
+            if type(name) is not str:
+                raise ValueError("a TorchScript program has an attribute that is not named")
+            if isinstance(value, TensorRecord):
+                found[prefix + name] = value
+            elif type(value) is Script:
+                inner.append((f"{prefix}{name}.", value))
+        left += inner[::-1]
+    if not found:
+        raise ValueError("it is a TorchScript program without a tensor")
+    return found
+
+
 def _select(tree, key):
     """The state_dict in a checkpoint, name to TensorRecord."""
+    if type(tree) is Script:
+        if key is not None:
+            raise ValueError(f"key is {key!r}, but it is a TorchScript program, which has no keys")
+        return _attributes(tree)
     if key is not None:
         return _at(tree, key)
     if _is_state_dict(tree):
@@ -336,8 +363,9 @@ def _entries(data):
         name = data[at : at + lengths[0]].decode()
         if name in found:
             raise ValueError(f"it has two entries {name[:100]!r}")
-        if "/code/" in name:
-            raise ValueError("it is a TorchScript program: save the state_dict() of its module")
+        if "/code/" in name:  # of a TorchScript program, of which the tensors alone are read
+            at = end
+            continue
         if method != 0 or flags & 1:
             how = "encrypted" if flags & 1 else "compressed"
             raise ValueError(f"{name[:100]!r} is {how}, which torch.save never does")

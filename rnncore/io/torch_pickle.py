@@ -176,6 +176,22 @@ _DTYPES = {
 }  # fmt: skip
 _TYPES = {name: Dtype(name, code, name == "bfloat16") for name, (code, _) in _DTYPES.items()}
 
+
+def _tagged(value, kind):
+    """A container, of which TorchScript notes the type."""
+    return value
+
+
+class Script(dict):
+    """The attributes of an object of a TorchScript program, whose code is never looked at."""
+
+
+class _ScriptType:
+    """A class of such a program."""
+
+
+_SCRIPT_TYPE = _ScriptType()
+
 _FUNCTIONS = {
     "collections.OrderedDict": _ordered_dict,
     "collections.Counter": _counter,
@@ -190,7 +206,11 @@ _FUNCTIONS = {
     "numpy._core.multiarray.scalar": _scalar,
     "_codecs.encode": _encode,
     "builtins.set": _list,
+    **{
+        f"torch.jit._pickle.build_{kind}list": _list for kind in ("int", "tensor", "double", "bool")
+    },
     "__builtin__.set": _list,
+    "torch.jit._pickle.restore_type_tag": _tagged,
 }
 
 NAMES = {
@@ -310,6 +330,9 @@ class Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("its pickle has a name that is not text")
         full = f"{module}.{name}"
+        if full.startswith("__torch__."):
+            self.stack.append(_SCRIPT_TYPE)
+            return
         if full not in NAMES:
             raise ValueError(
                 f"it asks for {full:.200}, which is not among the names that plain data needs; "
@@ -334,6 +357,10 @@ class Machine:
     def build(self):
         """Set a state: attributes of an OrderedDict, of no use here; the order of bytes."""
         state, value = self.pop(), self.stack[-1] if self.stack else None
+        if type(value) is Script and type(state) is dict:
+            self.copied += len(state)
+            value.update(state)
+            return
         if isinstance(value, dict) and isinstance(state, dict):
             return
         if isinstance(value, _ScalarType) and isinstance(state, tuple) and len(state) > 1:
@@ -341,6 +368,13 @@ class Machine:
                 return
             raise ValueError("a NumPy scalar is big-endian")
         raise ValueError(f"its pickle sets the state of {type(value).__name__}")
+
+    def new_object(self):
+        """Make an object of a TorchScript program; what it has follows."""
+        arguments, kind = self.pop(), self.pop()
+        if kind is not _SCRIPT_TYPE or arguments != ():
+            raise ValueError(f"its pickle makes an object of {type(kind).__name__}")
+        self.stack.append(Script())
 
     def persistent(self):
         """Push the storage that a persistent id describes."""
@@ -441,7 +475,8 @@ _STEPS = {
         "\x94": lambda m: m.remember(len(m.memo)),
         "h": lambda m: m.recall(m.number("<B")), "j": lambda m: m.recall(m.number("<I")),
         "c": lambda m: m.name(m.line(), m.line()), "\x93": _stack_name,
-        "R": Machine.reduce, "b": Machine.build, "Q": Machine.persistent,
+        "R": Machine.reduce, "b": Machine.build, "\x81": Machine.new_object,
+        "Q": Machine.persistent,
     }.items()
 }  # fmt: skip
 """What each instruction does; pickle's own names for them stand in Python's pickletools."""

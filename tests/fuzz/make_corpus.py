@@ -48,6 +48,8 @@ def of_torch():
     nested = {"epoch": torch.number(3), "rate": b"G" + bytes(8), "state_dict": whole}
     write("torch", "lstm.pt", torch.file_of(arrays))
     write("torch", "legacy.pt", torch.legacy_file_of(arrays))
+    script = torch.named("__torch__", "M") + b")\x81" + whole + b"b"
+    write("torch_pickle", "script.pkl", script)
     write("torch_pickle", "state_dict.pkl", whole)
     write("torch_pickle", "checkpoint.pkl", torch.dict_of(nested))
 
