@@ -181,10 +181,11 @@ def write_safetensors(path, tensors, metadata=None, bfloat16=()):
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    _write_atomically(Path(path), [len(text).to_bytes(8, "little"), text, *chunks])
+    write_atomically(Path(path), [len(text).to_bytes(8, "little"), text, *chunks])
 
 
-def _write_atomically(path, chunks):
+def write_atomically(path, chunks):
+    """Write bytes and arrays one after the other, beside `path` first: all of it or nothing."""
     folder = path.parent
     name = folder / f".{path.name}.{os.urandom(8).hex()}.tmp"
     # Its permissions are those of any new file: the umask is applied by the system.

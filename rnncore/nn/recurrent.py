@@ -307,7 +307,7 @@ class Recurrent(Module):
         for name, default in self._options.items():
             value = getattr(self, name)
             if name in SHARED or name in ALWAYS or value != default:
-                described[name] = [list(v) for v in value] if name == "activations" else value
+                described[name] = _listed(value)
         return {**described, "dtype": self.dtype.name}
 
     def extra_repr(self):
@@ -355,8 +355,6 @@ class RNN(Recurrent):
         dtype="float32",
     ):
         found = variants.activation(nonlinearity, "nonlinearity")
-        plain = found[0] in ("tanh", "relu")
-        self_activations = None if plain else (found,)
         super().__init__(
             input_size,
             hidden_size,
@@ -369,27 +367,21 @@ class RNN(Recurrent):
             learned_initial_state=learned_initial_state,
             dtype=dtype,
         )
-        self.nonlinearity = found[0] if plain else found
-        self._activations = self_activations
+        self.nonlinearity = found[0] if found[0] in ("tanh", "relu") else found
 
     @property
     def variant(self):
         """What the cell differs in from the plain one, for the engine; None: in nothing."""
-        if self._activations is None and self.clip is None:
+        plain = isinstance(self.nonlinearity, str)
+        if plain and self.clip is None:
             return None
-        return {"activations": self._activations, "clip": self.clip, "cell_clip": None}
+        activations = None if plain else (self.nonlinearity,)
+        return {"activations": activations, "clip": self.clip, "cell_clip": None}
 
     @property
     def cell(self):
         """The engine's name of the cell."""
         return "rnn_relu" if self.nonlinearity == "relu" else "rnn_tanh"
-
-    def spec(self):
-        """Describe the module, see `Module.spec`."""
-        described = super().spec()
-        if self._activations is not None:
-            described["nonlinearity"] = list(self.nonlinearity)
-        return described
 
 
 class LSTM(Recurrent):
@@ -559,6 +551,11 @@ class GRU(Recurrent):
     def cell(self):
         """The engine's name of the cell."""
         return "gru" if self.reset == "after" else "gru_before"
+
+
+def _listed(value):
+    """An option with lists for tuples, as JSON gives it back."""
+    return list(map(_listed, value)) if isinstance(value, tuple) else value
 
 
 def detach_state(state):

@@ -51,9 +51,11 @@ KINDS = {
         Softplus,
         Softsign,
         Tanh,
+        LastStep,
+        MergeDirections,
+        Reverse,
     )
-} | {kind.__name__: kind for kind in (LastStep, MergeDirections, Reverse)}
-
+}
 CONTAINERS = {kind.__name__: kind for kind in (Sequential, Masked)}
 
 
@@ -73,13 +75,12 @@ def build(spec):
     if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
         raise ValueError(f"spec is {spec!r:.80}, expected a dict with a kind")
     options = {name: value for name, value in spec.items() if name not in ("kind", "name")}
-    kind = spec["kind"]
+    kind, every = spec["kind"], KINDS | CONTAINERS
+    if kind not in every:
+        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(every)}")
     inside = _inside(kind, options) if kind in CONTAINERS else []
-    if kind not in KINDS and kind not in CONTAINERS:
-        names = ", ".join({**KINDS, **CONTAINERS})
-        raise ValueError(f"kind is {kind!r}, expected one of {names}")
     try:
-        return {**KINDS, **CONTAINERS}[kind](*inside, **options)
+        return every[kind](*inside, **options)
     except (TypeError, OverflowError) as error:
         raise ValueError(f"spec of a {kind} does not fit: {error}") from None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from rnncore import nn
-from rnncore.io.native import _write_atomically
+from rnncore.io.native import write_atomically
 from rnncore.io.onnx import export_layers, export_recurrent, messages
 from rnncore.io.onnx.writer import Writer
 from rnncore.nn.activation import Activation
@@ -70,7 +70,7 @@ def to_onnx(model, path, *, states=False, lengths=False):
         if not isinstance(module, (nn.Dropout, nn.Reverse)):
             writer.integers = False
         EXPORTERS[_kind(module)](writer, f"{name}." if name else "", module)
-    _write_atomically(Path(path), [messages.encode(writer.model())])
+    write_atomically(Path(path), [messages.encode(writer.model())])
 
 
 def _flat(name, module):
