@@ -71,6 +71,8 @@ cdef extern from "rnncore.h" nogil:
         int emulate
     rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **engine)
     void rnn_engine_free(rnn_engine *engine)
+    rnn_status rnn_engine_take(rnn_engine *engine, size_t bytes, void **memory)
+    void rnn_engine_give(rnn_engine *engine, void *memory, size_t bytes)
     const char *rnn_engine_isa(const rnn_engine *engine)
     const char *rnn_engine_bit_class(const rnn_engine *engine)
 
@@ -131,6 +133,7 @@ cdef extern from "rnncore.h" nogil:
         void *dh0
         void *dc0
         rnn_gradients *gradients
+        int overwrite
         int threads
     rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad)
     void rnn_tape_free(rnn_tape *tape)

@@ -12,6 +12,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_GetName
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+import math
 import os
 
 import numpy as np
@@ -152,6 +153,41 @@ cdef class Engine:
 
 
 # ---- arrays at the border -----------------------------------------------------------------------
+
+LARGE = 64 << 10  # bytes from which an array's memory is the engine's
+
+
+@cython.no_gc_clear  # __dealloc__ gives memory back to the engine: it must still be there
+cdef class Block:
+    """Memory of the engine, for as long as an array uses it."""
+
+    cdef Engine engine
+    cdef void *memory
+    cdef size_t size
+
+    def __dealloc__(self):
+        if self.memory:
+            rnn_engine_give(self.engine.handle, self.memory, self.size)
+
+
+def empty(Engine engine not None, shape, dtype):
+    """An array of any content, as `numpy.empty`.
+
+    A large one lies in memory that the engine keeps at hand: pages fresh from the system cost more
+    than many an operation on them.
+    """
+    dtype = np.dtype(dtype)
+    cdef size_t size = math.prod(shape) * dtype.itemsize
+    if size < LARGE:
+        return np.empty(shape, dtype)
+    cdef Block block = Block.__new__(Block)
+    check(rnn_engine_take(engine.handle, size, &block.memory))
+    block.engine = engine
+    block.size = size
+    flat = cnp.PyArray_SimpleNewFromData(1, <cnp.npy_intp *>&size, cnp.NPY_UINT8, block.memory)
+    cnp.set_array_base(flat, block)
+    return flat.view(dtype).reshape(shape)
+
 
 cdef int real_type(array, str name) except -1:
     """NumPy's type number of an array that must be float32 or float64."""

@@ -157,7 +157,7 @@ cdef class Tape:
         return kept
 
     def backward(self, dy=None, dhn=None, dcn=None, *, bint need_dx=True, gradients=None,
-                 int threads=1):
+                 bint overwrite=False, int threads=1):
         """Back-propagate through time.
 
         Parameters
@@ -169,6 +169,8 @@ cdef class Tape:
         gradients : list of tuples, optional
             For each direction (dw_ih, dw_hh, db_ih, db_hh, dw_hr, dpeepholes), C-contiguous arrays
             that are added to; each may be None, and the last ones left out.
+        overwrite : bool
+            Write the gradients instead, whatever these arrays hold.
         threads : int
 
         Returns
@@ -200,7 +202,7 @@ cdef class Tape:
             kept = self.gradient_arrays(gradients, out)
             grad.gradients = out
         dtype = dtype_name(self.number)
-        dx = np.empty(self.x_shape, dtype) if need_dx else None
+        dx = empty(self.engine, self.x_shape, dtype) if need_dx else None
         dh0 = np.empty(self.h_shape, dtype)
         dc0 = np.empty(self.c_shape, dtype) if self.has_c else None
         grad.dy = sequence_of(dy, self.batch_first)
@@ -209,6 +211,7 @@ cdef class Tape:
         grad.dx = sequence_of(dx, self.batch_first)
         grad.dh0 = data(dh0)
         grad.dc0 = data(dc0)
+        grad.overwrite = overwrite
         grad.threads = threads
         with nogil:
             status = rnn_layer_backward(handle, &grad)
@@ -282,8 +285,8 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
         lengths = lengths_array(lengths, rows)
         io.lengths = <const int64_t *>data(lengths)
     dtype = dtype_name(number)
-    y = np.empty((rows, steps, directions * outputs) if batch_first
-                 else (steps, rows, directions * outputs), dtype)
+    y = empty(engine, (rows, steps, directions * outputs) if batch_first
+              else (steps, rows, directions * outputs), dtype)
     hn = np.empty(h_shape, dtype)
     cn = np.empty(c_shape, dtype) if cell in PEEPHOLES else None
     options.size = sizeof(options)

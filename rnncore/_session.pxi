@@ -212,8 +212,8 @@ cdef class Session:
         steps, rows = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
         dtype = dtype_name(self.number)
         made = rnn_session_steps(self.handle, steps)
-        y = np.empty((rows, made, self.outputs) if self.batch_first else (made, rows, self.outputs),
-                     dtype)
+        y = empty(self.engine, (rows, made, self.outputs) if self.batch_first
+                  else (made, rows, self.outputs), dtype)
         if lengths is not None:
             lengths = lengths_array(lengths, rows)
             io.lengths = <const int64_t *>data(lengths)

@@ -5,6 +5,8 @@ import numpy as np
 
 from rnncore import _engine, config, random
 from rnncore.activations import *  # noqa: F403 - its __all__ is part of this module's face
+from rnncore.arrays import compute
+from rnncore.gradients import Accumulators, accumulator
 from rnncore.precision import products_of
 from rnncore.tape import needs_grad
 from rnncore.tensor import Tensor, as_tensor, record
@@ -68,8 +70,8 @@ def dropout(x, p=0.5, training=True):
         return x
     mask = random.keep_mask(x.shape, p, x.dtype)
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are data
-        y = x.data * mask
-    return record("dropout", y, (x,), lambda g: (g * mask,))
+        y = compute(np.multiply, x.data, mask)
+    return record("dropout", y, (x,), lambda g: (compute(np.multiply, g, mask),))
 
 
 # ---- layers -------------------------------------------------------------------------------------
@@ -80,19 +82,6 @@ def _rows(array):
     width = array.shape[-1]
     count = array.size // width if width else int(np.prod(array.shape[:-1]))
     return np.ascontiguousarray(array).reshape(count, width)
-
-
-def _accumulator(tensor):
-    """Where an operation adds a tensor's gradient, and what its backward then returns for it.
-
-    A leaf's gradient is added to in place, so nothing is left to return.
-    """
-    if tensor is None or not tensor.requires_grad:
-        return None, None
-    if tensor.is_leaf:
-        return tensor.grad_buffer(), None
-    buffer = np.zeros(tensor.shape, tensor.dtype)
-    return buffer, buffer
 
 
 def linear(x, weight, bias=None):
@@ -125,8 +114,8 @@ def linear(x, weight, bias=None):
     )
 
     def backward(g):
-        dw, dw_out = _accumulator(weight)
-        db, db_out = _accumulator(bias)
+        dw, dw_out = accumulator(weight)
+        db, db_out = accumulator(bias)
         dx = _engine.linear_backward(
             engine,
             _rows(g),
@@ -177,7 +166,7 @@ def embedding(indices, weight, padding_idx=None):
     y = _engine.embedding_forward(engine, flat, weight.data)
 
     def backward(g):
-        dw, dw_out = _accumulator(weight)
+        dw, dw_out = accumulator(weight)
         _engine.embedding_backward(
             engine, flat, _rows(g), dw, padding_idx=-1 if padding_idx is None else padding_idx
         )
@@ -208,8 +197,8 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
     )
 
     def backward(g):
-        dw, dw_out = _accumulator(weight)
-        db, db_out = _accumulator(bias)
+        dw, dw_out = accumulator(weight)
+        db, db_out = accumulator(bias)
         dx = _engine.layer_norm_backward(
             engine, _rows(g), rows, mean_, rstd, _data(weight), dw, db, threads=threads
         )
@@ -272,8 +261,8 @@ def batch_norm(x, weight=None, bias=None, eps=1e-5, *, mean=None, var=None):
         y = _engine.scale_forward(config.engine(), rows, scale, shift, threads=get_num_threads())
 
     def backward(g):
-        dw, dw_out = _accumulator(weight)
-        db, db_out = _accumulator(bias)
+        dw, dw_out = accumulator(weight)
+        db, db_out = accumulator(bias)
         g = _rows(g)
         u = (rows - mean).astype(x.dtype) * rstd
         sum_g = g.sum(axis=0, dtype=np.float64)
@@ -357,8 +346,8 @@ def conv1d(
     y = np.ascontiguousarray(windows.used(y).transpose(order))
 
     def backward(dy):
-        dw, dw_out = _accumulator(weight)
-        db, db_out = _accumulator(bias)
+        dw, dw_out = accumulator(weight)
+        db, db_out = accumulator(bias)
         dmatrices = None if dw is None else np.zeros_like(matrices)
         dpadded = windows.zeros() if x.requires_grad else None
         dy = windows.used(np.array(dy.transpose(order), order="C"))
@@ -433,16 +422,18 @@ def recurrent_layer(
     )
 
     def backward(dy, dhn, dcn):
-        buffers = [[_accumulator(w) for w in direction] for direction in weights]
+        gradients = Accumulators([w for direction in weights for w in direction])
+        buffers = iter(gradients.buffers)
         dx, dh0, dc0 = tape.backward(
             dy,
             dhn,
             dcn,
             need_dx=x.requires_grad,
             threads=threads,
-            gradients=[tuple(b for b, _ in direction) for direction in buffers],
+            gradients=[tuple(next(buffers) for _ in direction) for direction in weights],
+            overwrite=gradients.overwrite,
         )
-        return (dx, dh0, dc0, *(out for direction in buffers for _, out in direction))
+        return (dx, dh0, dc0, *gradients.finish())
 
     return record(cell, (y, hn, cn), parents, backward)
 

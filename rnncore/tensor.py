@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from rnncore.arrays import compute, empty
 from rnncore.tape import Node, back_propagate, needs_grad
 
 _quiet = np.errstate(all="ignore")  # NaN and infinity are data: operations say nothing of them
@@ -158,7 +159,8 @@ class Tensor:
     def add_grad(self, grad):
         """Add to `grad`, which becomes an array of its own."""
         if self.grad is None:
-            self.grad = np.array(grad, self.dtype, order="C")
+            self.grad = empty(self.shape, self.dtype)
+            np.copyto(self.grad, grad)
         else:
             self.grad += grad
 
@@ -189,7 +191,7 @@ class Tensor:
         a, b = self, as_tensor(other, self.dtype, "other")
         return record(
             "add",
-            a.data + b.data,
+            compute(np.add, a.data, b.data),
             (a, b),
             lambda g: (_unbroadcast(g, a.shape), _unbroadcast(g, b.shape)),
         )
@@ -202,7 +204,7 @@ class Tensor:
         a, b = self, as_tensor(other, self.dtype, "other")
         return record(
             "sub",
-            a.data - b.data,
+            compute(np.subtract, a.data, b.data),
             (a, b),
             lambda g: (_unbroadcast(g, a.shape), _unbroadcast(-g, b.shape)),
         )
@@ -218,15 +220,15 @@ class Tensor:
 
         def backward(g):
             if a is b:  # a square
-                da = g * a.data
+                da = compute(np.multiply, g, a.data)
                 da += da
                 return da, None
             return (
-                _unbroadcast(g * b.data, a.shape) if a.requires_grad else None,
-                _unbroadcast(g * a.data, b.shape) if b.requires_grad else None,
+                _unbroadcast(compute(np.multiply, g, b.data), a.shape) if a.requires_grad else None,
+                _unbroadcast(compute(np.multiply, g, a.data), b.shape) if b.requires_grad else None,
             )
 
-        return record("mul", a.data * b.data, (a, b), backward)
+        return record("mul", compute(np.multiply, a.data, b.data), (a, b), backward)
 
     __rmul__ = __mul__
 
@@ -237,11 +239,11 @@ class Tensor:
 
         def backward(g):
             return (
-                _unbroadcast(g / b.data, a.shape) if a.requires_grad else None,
+                _unbroadcast(compute(np.divide, g, b.data), a.shape) if a.requires_grad else None,
                 _unbroadcast(-g * a.data / (b.data * b.data), b.shape) if b.requires_grad else None,
             )
 
-        return record("div", a.data / b.data, (a, b), backward)
+        return record("div", compute(np.divide, a.data, b.data), (a, b), backward)
 
     def __rtruediv__(self, other):
         """B / a, element by element, with NumPy's broadcasting."""

@@ -89,7 +89,7 @@ class _Layer(torch.autograd.Function):
         kept = ctx.saved_tensors  # raises if an earlier backward freed it, and with it the tape
         need_dx, need_h, need_c, *needed = ctx.needs_input_grad[1:]
         gradients = [
-            torch.zeros(shape, dtype=ctx.dtype, device="cpu") if need else None
+            torch.empty(shape, dtype=ctx.dtype, device="cpu") if need else None
             for shape, need in zip(ctx.shapes, needed, strict=True)
         ]
         found = ctx.held().tape.backward(
@@ -99,6 +99,7 @@ class _Layer(torch.autograd.Function):
             need_dx=need_dx,
             threads=torch.get_num_threads(),
             gradients=_by_direction([_array(g) for g in gradients], ctx.directions),
+            overwrite=True,
         )
         del kept
         inputs = [

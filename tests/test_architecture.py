@@ -273,6 +273,7 @@ def test_the_engine_is_included_once():
 FLOORS = {
     "_engine": 0,
     "config": 1,
+    "arrays": 1,
     "threads": 1,
     "random": 1,
     "tape": 1,
@@ -280,6 +281,7 @@ FLOORS = {
     "windows": 1,
     "tensor": 2,
     "activations": 3,
+    "gradients": 3,
     "functional": 3,
     "nn": 4,
     "optim": 4,

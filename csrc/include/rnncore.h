@@ -157,6 +157,12 @@ typedef struct rnn_engine_options {
 RNN_API rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **engine);
 RNN_API void rnn_engine_free(rnn_engine *engine);
 
+/* Memory for arrays that come and go, aligned to a cache line: a block given back is at hand for
+ * the next one of about its size, where the system would take its pages and clear them again. At
+ * most 128 MiB are kept. To be given back, with the bytes asked for, before the engine is freed. */
+RNN_API rnn_status rnn_engine_take(rnn_engine *engine, size_t bytes, void **memory);
+RNN_API void rnn_engine_give(rnn_engine *engine, void *memory, size_t bytes);
+
 RNN_API const char *rnn_engine_isa(const rnn_engine *engine);
 
 /* "fma" (bits equal on every ISA of this class) or "muladd". */
@@ -205,7 +211,7 @@ typedef struct rnn_weights {
                               and o; NULL: none */
 } rnn_weights;
 
-/* Gradients of one direction, same shapes; each may be NULL, else it is added to. */
+/* Gradients of one direction, same shapes; each may be NULL. */
 typedef struct rnn_gradients {
     void *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *peepholes;
 } rnn_gradients;
@@ -244,6 +250,7 @@ typedef struct rnn_layer_grad {
     rnn_sequence dx;          /* [T,B,I], written, 0 beyond a length; data NULL: not wanted */
     void *dh0, *dc0;          /* as dhn, dcn, written; NULL: not wanted */
     rnn_gradients *gradients; /* [D], added to; NULL: not wanted */
+    int overwrite;            /* gradients are written, whatever they hold */
     int threads;
 } rnn_layer_grad;
 

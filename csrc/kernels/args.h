@@ -55,7 +55,8 @@ struct rnn_product {
     void *work;   /* low precision, unless rounded: this thread's, of rnn_low_work() bytes */
 };
 
-/* y[m] += sum over k of a[k][m] * b[k], k ascending, for one panel of b. In bfloat16 K counts words
+/* y[m] += sum over k of a[k][m] * b[k], k ascending, for one panel of b; `first`: y[m] is written,
+ * as if it were 0. In bfloat16 K counts words
  * of two rows and a is [M / RNN_PAIR_COLUMNS][K][RNN_PAIR_COLUMNS]. */
 struct rnn_outer {
     size_t rows;   /* M, a multiple of the tile's rows for b's groups */
@@ -65,6 +66,7 @@ struct rnn_outer {
     size_t groups;
     void *y; /* [M][ldy], groups * 16 columns read and written */
     size_t ldy;
+    int first;
 };
 
 /* y[j] += sum over the rows of x[r][j], rows ascending; in bfloat16, whole groups of 16 columns and

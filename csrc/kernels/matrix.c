@@ -368,15 +368,6 @@ static struct gradient_share gradient_share(const struct rnn_weight_gradient *g,
     return share;
 }
 
-void rnn_weight_gradient_clear(const struct rnn_weight_gradient *g, int rank, int size) {
-    const struct gradient_share share = gradient_share(g, rank, size);
-    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
-        if (share.acc[p])
-            memset(share.acc[p], 0,
-                   (share.end - share.begin + RNN_TILE_ROWS_MAX) * share.ld[p] *
-                       rnn_kernels_of(g->engine, g->dtype)->real_size);
-}
-
 /* The accumulator columns that panels of `groups` take: the full ones, or the one that is left. */
 static void panel_range(size_t columns, size_t groups, size_t *from, size_t *to) {
     const size_t wide = columns / RNN_WIDE_LANES * RNN_WIDE_LANES;
@@ -406,7 +397,8 @@ static void gradient_block(const struct rnn_weight_gradient *g, const struct gra
                                                .b = share->panel,
                                                .groups = groups,
                                                .y = share->acc[p] + j * size,
-                                               .ldy = share->ld[p]});
+                                               .ldy = share->ld[p],
+                                               .first = g->first && r == 0});
         }
     }
 }
@@ -441,23 +433,27 @@ static void low_gradient_block(const struct rnn_weight_gradient *g,
                                            .b = share->panel,
                                            .groups = width / RNN_LANES,
                                            .y = share->acc[p] + j * sizeof(float),
-                                           .ldy = share->ld[p]});
+                                           .ldy = share->ld[p],
+                                           .first = g->first && r == 0});
         }
     }
 }
 
 static void gradient_blas(const struct rnn_weight_gradient *g, const struct gradient_share *share) {
     const size_t size = rnn_kernels_of(g->engine, g->dtype)->real_size;
-    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
-        if (share->acc[p])
-            rnn_blas_outer(g->engine, g->dtype, share->end - share->begin, g->part[p].columns,
-                           g->rows, at(g->a, share->begin, size), g->lda, g->part[p].b,
-                           g->part[p].ldb, share->acc[p], share->ld[p]);
+    const size_t rows = share->end - share->begin;
+    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
+        if (!share->acc[p]) continue;
+        if (g->first) memset(share->acc[p], 0, rows * share->ld[p] * size);
+        rnn_blas_outer(g->engine, g->dtype, rows, g->part[p].columns, g->rows,
+                       at(g->a, share->begin, size), g->lda, g->part[p].b, g->part[p].ldb,
+                       share->acc[p], share->ld[p]);
+    }
 }
 
 void rnn_weight_gradient_add(const struct rnn_weight_gradient *g, int rank, int size) {
     const struct gradient_share share = gradient_share(g, rank, size);
-    if (share.begin >= share.end || g->rows == 0) return;
+    if (share.begin >= share.end) return;
     const int low = g->format != RNN_WEIGHTS_REAL;
     if (!low && rnn_use_blas(g->engine, g->dtype)) {
         gradient_blas(g, &share);
@@ -478,5 +474,5 @@ void rnn_weight_gradient_finish(const struct rnn_weight_gradient *g, int rank, i
     for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
         if (share.acc[p])
             BY_REAL(rnn_kernels_of(g->engine, g->dtype)->real_size, add_rows, g->gates, &g->part[p],
-                    (const void *)share.acc[p], share.ld[p], share.begin, share.end);
+                    g->overwrite, (const void *)share.acc[p], share.ld[p], share.begin, share.end);
 }

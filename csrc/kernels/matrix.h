@@ -74,8 +74,8 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
 
 /* dW[gate * units + unit][j] += sum over the rows r of a[r][column of that gate and unit] *
  * b[r][j], for each of the matrices that have the gates of a: a [rows][lda] in panel order, b
- * [rows][ldb] of `columns`, dW row stride `columns`. Rows may come in blocks: clear once, add
- * each block, finish once. Each function does this thread's share; no barrier. With bfloat16 a and
+ * [rows][ldb] of `columns`, dW row stride `columns`. Rows may come in blocks: add each of them,
+ * finish once. Each function does this thread's share; no barrier. With bfloat16 a and
  * b hold it, and their rows are padded with zeros to whole groups of 16. */
 struct rnn_gradient_part {
     const void *b;
@@ -92,7 +92,9 @@ struct rnn_weight_gradient {
     rnn_dtype dtype;
     rnn_weight_format format; /* of a and b: RNN_WEIGHTS_REAL or RNN_WEIGHTS_BFLOAT16 */
     const struct rnn_gates *gates;
-    size_t rows;
+    size_t rows;   /* at least 1 */
+    int first;     /* this is the first block */
+    int overwrite; /* dW is written, not added to */
     const void *a;
     size_t lda;
     struct rnn_gradient_part part[RNN_GRADIENT_PARTS];
@@ -104,7 +106,6 @@ size_t rnn_gradient_scratch(const struct rnn_gates *gates, size_t real_size, int
 size_t rnn_gradient_accumulators(const struct rnn_gates *gates, size_t columns, size_t real_size,
                                  int size);
 
-void rnn_weight_gradient_clear(const struct rnn_weight_gradient *gradient, int rank, int size);
 void rnn_weight_gradient_add(const struct rnn_weight_gradient *gradient, int rank, int size);
 void rnn_weight_gradient_finish(const struct rnn_weight_gradient *gradient, int rank, int size);
 

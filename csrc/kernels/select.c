@@ -132,6 +132,16 @@ void rnn_engine_free(rnn_engine *engine) {
     rnn_release(engine);
 }
 
+rnn_status rnn_engine_take(rnn_engine *engine, size_t bytes, void **memory) {
+    if (!engine) return rnn_fail(RNN_ERR_ARGUMENT, "engine is NULL");
+    if (!memory) return rnn_fail(RNN_ERR_ARGUMENT, "memory is NULL, expected where to store it");
+    return rnn_pool_take(engine->pool, memory, bytes);
+}
+
+void rnn_engine_give(rnn_engine *engine, void *memory, size_t bytes) {
+    if (engine) rnn_pool_give(engine->pool, memory, bytes);
+}
+
 const char *rnn_engine_isa(const rnn_engine *engine) { return engine->isa; }
 
 const char *rnn_engine_bit_class(const rnn_engine *engine) {

@@ -113,7 +113,6 @@ static void gradient_task(rnn_team *team, int rank, void *context) {
     }
     if (call->dx.matrix.panels.data) multiply_task(team, rank, &call->dx);
     for (int part = rank; part < call->parts && call->weight.part[0].dw; part += team->size) {
-        rnn_weight_gradient_clear(&call->weight, part, call->parts);
         rnn_weight_gradient_add(&call->weight, part, call->parts);
         rnn_weight_gradient_finish(&call->weight, part, call->parts);
     }
@@ -184,6 +183,7 @@ rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype,
                                             .format = products,
                                             .gates = &gates,
                                             .rows = rows,
+                                            .first = 1,
                                             .a = dy,
                                             .lda = ld_dy,
                                             .part = {{.b = x,

@@ -366,6 +366,7 @@ static void parameter_gradients(struct run *run, const rnn_team *team, int rank)
     const struct rnn_history *history = run->backward->history;
     const size_t row = run->rows->offset[run->first], size = run->real_size;
     struct rnn_gradient_chunk chunk = {.rows = chunk_row(run, run->last, 0),
+                                       .first = run->last == run->rows->steps,
                                        .h_before = states_before(run)};
     chunk.x = (const char *)history->x +
               row * rnn_operand_width(run->direction, run->direction->input) * run->operand_size;
@@ -448,11 +449,12 @@ rnn_status rnn_backward_run(const struct rnn_backward *b) {
                       .last = b->rows->steps};
     size_t bytes = 0;
     if (run.last > 0) run.first = rnn_rows_chunk_begin(b->rows, run.last, chunk_rows(b->rows));
-    rnn_parameter_gradients_plan(&run.gradients, d, b->gradients, run.plan.threads);
+    rnn_parameter_gradients_plan(&run.gradients, d, b->gradients, b->overwrite, run.plan.threads);
     RNN_TRY(pieces(&run, 0, &bytes));
     RNN_TRY(rnn_arena_create(&run.arena, d->engine->pool, bytes));
     rnn_status status = pieces(&run, 1, NULL);
     clear_padding(&run);
+    if (b->gradients && b->overwrite) rnn_parameter_gradients_zero(d, b->gradients, b->rows->total);
     rnn_rows_gather_state(b->rows, b->dhn, d->output, run.real_size, run.dh, run.padded);
     rnn_rows_gather_state(b->rows, b->dcn, d->hidden, run.real_size, run.dc, run.padded);
     if (b->rows->total > 0) rnn_team_run(run.plan.threads, task, &run);

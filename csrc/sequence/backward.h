@@ -16,6 +16,7 @@ struct rnn_backward {
     int add_dx;                     /* or added to */
     void *dh0, *dc0;                /* the same */
     const rnn_gradients *gradients; /* added to; NULL: not wanted */
+    int overwrite;                  /* or written */
     int threads;
 };
 

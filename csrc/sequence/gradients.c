@@ -40,7 +40,7 @@ static void add_projection(struct rnn_parameter_gradients *gradients, void *dw_h
 
 void rnn_parameter_gradients_plan(struct rnn_parameter_gradients *gradients,
                                   const struct rnn_direction *direction,
-                                  const rnn_gradients *wanted, int shares) {
+                                  const rnn_gradients *wanted, int overwrite, int shares) {
     const rnn_gradients none = {0};
     const rnn_gradients *g = wanted ? wanted : &none;
     memset(gradients, 0, sizeof *gradients);
@@ -54,7 +54,25 @@ void rnn_parameter_gradients_plan(struct rnn_parameter_gradients *gradients,
             add_set(gradients, p, 0, g->w_ih, g->w_hh, g->b_ih, g->b_hh);
         }
     if (g->w_hr) add_projection(gradients, g->w_hr);
+    for (size_t s = 0; s < gradients->count; s++) gradients->set[s].weight.overwrite = overwrite;
     if (direction->peepholes) gradients->peepholes = g->peepholes;
+}
+
+static void zero(void *array, size_t rows, size_t columns, size_t real_size) {
+    if (array) memset(array, 0, rows * columns * real_size);
+}
+
+void rnn_parameter_gradients_zero(const struct rnn_direction *direction,
+                                  const rnn_gradients *wanted, size_t rows) {
+    const size_t size = direction->real_size, hidden = direction->hidden;
+    const size_t gates = direction->cell->gates * hidden;
+    zero(wanted->b_ih, gates, 1, size);
+    zero(wanted->b_hh, gates, 1, size);
+    zero(wanted->peepholes, direction->cell->peepholes, hidden, size);
+    if (rows > 0) return;
+    zero(wanted->w_ih, gates, direction->input, size);
+    zero(wanted->w_hh, gates, direction->output, size);
+    zero(wanted->w_hr, direction->output, hidden, size);
 }
 
 /* Add up the sizes (`arena` NULL), or take the pieces. One scratch serves all sets in turn. */
@@ -127,7 +145,6 @@ void rnn_parameter_gradients_clear(const struct rnn_parameter_gradients *gradien
             size_t begin, end;
             columns_of(gradients, set, share, &begin, &end);
             memset(set->sums + begin * size, 0, (end - begin) * size);
-            rnn_weight_gradient_clear(&set->weight, share, gradients->shares);
         }
     if (gradients->peepholes && rank == 0)
         memset(gradients->peephole_sums, 0,
@@ -153,6 +170,7 @@ static void add_to_set(const struct rnn_parameter_gradients *gradients,
                                      .ldx = set->weight.lda,
                                      .y = set->sums + begin * d->real_size});
     weight.rows = chunk->rows;
+    weight.first = chunk->first;
     weight.a = dgates;
     weight.part[0].b = chunk->x;
     weight.part[1].b = set->projects ? chunk->cell_out : p == 0 ? chunk->h_before : chunk->reset_h;

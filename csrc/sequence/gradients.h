@@ -9,6 +9,7 @@
 /* What the way back has computed of one chunk. */
 struct rnn_gradient_chunk {
     size_t rows;
+    int first;                            /* of the chunks, the one that is added first */
     const void *x;                        /* [rows][rnn_operand_width(input)] */
     const void *h_before;                 /* [rows][padded] hidden states before each step */
     const void *reset_h;                  /* [rows][padded] GRU_BEFORE only */
@@ -39,15 +40,20 @@ struct rnn_parameter_gradients {
     char *peephole_sums; /* [gates with one][padded] */
 };
 
-/* Say what is wanted; `wanted` may be NULL. */
+/* Say what is wanted; `wanted` may be NULL. With `overwrite` the sums are not added to what there
+ * is, but written. */
 void rnn_parameter_gradients_plan(struct rnn_parameter_gradients *gradients,
                                   const struct rnn_direction *direction,
-                                  const rnn_gradients *wanted, int shares);
+                                  const rnn_gradients *wanted, int overwrite, int shares);
 
 /* The bytes of its work areas, and these taken from an arena. */
 rnn_status rnn_parameter_gradients_size(const struct rnn_parameter_gradients *gradients,
                                         size_t *bytes);
 void rnn_parameter_gradients_take(struct rnn_parameter_gradients *gradients, rnn_arena *arena);
+
+/* What overwriting begins with: zeros in every vector, and with no rows in every matrix. */
+void rnn_parameter_gradients_zero(const struct rnn_direction *direction,
+                                  const rnn_gradients *wanted, size_t rows);
 
 /* Clear once, add each chunk, finish once: this thread's shares; no barrier. */
 void rnn_parameter_gradients_clear(const struct rnn_parameter_gradients *gradients,

@@ -225,6 +225,7 @@ rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
             .dh0 = offset(grad->dh0, h, size),
             .dc0 = offset(grad->dc0, c, size),
             .gradients = grad->gradients ? &grad->gradients[k] : NULL,
+            .overwrite = grad->overwrite,
             .threads = grad->threads,
         }));
     }

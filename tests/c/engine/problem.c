@@ -167,6 +167,7 @@ rnn_status backward(rnn_tape *tape, const struct problem *p, const void *output_
         .dh0 = at(input_gradients, l.h0, p->dtype),
         .dc0 = has_c(p) ? at(input_gradients, l.c0, p->dtype) : NULL,
         .gradients = gradients,
+        .overwrite = p->overwrite,
         .threads = p->threads,
     };
     return rnn_layer_backward(tape, &grad);

@@ -18,6 +18,7 @@ struct problem {
     const int64_t *lengths; /* NULL: all whole */
     int threads;
     rnn_weight_format products;
+    int overwrite; /* the weights' gradients */
 };
 
 enum { W_IH, W_HH, B_IH, B_HH, W_HR, PEEPHOLES, WEIGHTS };
@@ -54,7 +55,7 @@ void *new_output_gradients(const struct problem *problem, unsigned seed);
 rnn_status forward(const rnn_engine *engine, const struct problem *problem, const void *inputs,
                    void *outputs, rnn_tape **tape);
 
-/* input_gradients: weights' are added to, the others written. */
+/* input_gradients: weights' are added to, unless `overwrite`; the others written. */
 rnn_status backward(rnn_tape *tape, const struct problem *problem, const void *output_gradients,
                     void *input_gradients);
 

@@ -1,6 +1,7 @@
 /* test_gradients.c - backward against finite differences, and float32 and BLAS against float64.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
+#include <string.h>
 
 #include "problem.h"
 #include "tests.h"
@@ -160,4 +161,54 @@ void test_routes(void) {
         compare(&p, RNN_FLOAT64, RNN_GEMM_BLAS, 1e-13);
         compare(&p, RNN_FLOAT32, RNN_GEMM_BLAS, 1e-5);
     }
+}
+
+/* Written over whatever was there, gradients are what they are added to zeros. */
+static void check_overwritten(const rnn_engine *engine, struct problem p) {
+    const struct layout l = layout_of(&p);
+    const size_t size = real_size(p.dtype);
+    void *inputs = new_inputs(&p, 3), *dout = new_output_gradients(&p, 3);
+    void *outputs = allocate(l.outputs, size), *added = allocate(l.inputs, size);
+    void *written = allocate(l.inputs, size);
+    rnn_tape *tape = NULL;
+    size_t wrong = 0;
+    memset(written, 0xff, l.inputs * size); /* NaN */
+    NEED(forward(engine, &p, inputs, outputs, &tape));
+    NEED(backward(tape, &p, dout, added));
+    p.overwrite = 1;
+    NEED(backward(tape, &p, dout, written));
+    for (size_t i = 0; i < l.inputs; i++)
+        wrong += get(added, i, p.dtype) != get(written, i, p.dtype);
+    CHECK(wrong == 0, "%s, H %zu, %d threads: %zu of %zu differ", rnn_engine_isa(engine), p.hidden,
+          p.threads, wrong, l.inputs);
+    rnn_tape_free(tape);
+    free(inputs);
+    free(dout);
+    free(outputs);
+    free(added);
+    free(written);
+}
+
+void test_overwritten(void) {
+    static const int64_t none[] = {0, 0, 0, 0};
+    static const int64_t *const lengths[] = {NULL, ragged, none};
+    for (int isa = 0; isa < rnn_isa_count(); isa++)
+        for (int gemm = RNN_GEMM_PACKED; gemm <= RNN_GEMM_BLAS; gemm++) {
+            rnn_engine *engine = new_engine(rnn_isa_name(isa, NULL), (rnn_gemm)gemm);
+            for (size_t k = 0; engine && k < CELLS * 12; k++) {
+                struct problem p = odd(&cells[k % CELLS]);
+                const size_t option = k / CELLS;
+                context = cells[k % CELLS].name;
+                p.dtype = option % 2 ? RNN_FLOAT32 : RNN_FLOAT64;
+                p.hidden = option % 4 < 2 ? 33 : 130;
+                p.lengths = lengths[option / 4];
+                p.threads = option % 4 < 2 ? 1 : 2;
+                check_overwritten(engine, p);
+                if (p.dtype == RNN_FLOAT64) continue;
+                p.products = RNN_WEIGHTS_BFLOAT16;
+                if (p.varied) p.varied = 1; /* the way back in bfloat16 knows no more */
+                check_overwritten(engine, p);
+            }
+            rnn_engine_free(engine);
+        }
 }

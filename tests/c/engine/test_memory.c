@@ -155,6 +155,27 @@ void test_step_allocations(void) {
     }
 }
 
+/* An engine's memory is its pool's; a size that nothing has is refused. */
+void test_engine_memory(void) {
+    const size_t large = 1 << 20;
+    rnn_engine *engine = new_engine(NULL, RNN_GEMM_PACKED);
+    void *first, *again;
+    context = "engine";
+    NEED(rnn_engine_take(engine, large, &first));
+    CHECK((uintptr_t)first % RNN_ALIGNMENT == 0, "%p is not aligned", first);
+    memset(first, 1, large);
+    rnn_engine_give(engine, first, large);
+    NEED(rnn_engine_take(engine, large, &again));
+    CHECK(again == first, "the block did not come back");
+    rnn_engine_give(engine, again, large);
+    rnn_engine_give(engine, NULL, large);
+    CHECK(rnn_engine_take(engine, SIZE_MAX, &again) == RNN_ERR_MEMORY && again == NULL, "%p",
+          again);
+    CHECK(rnn_engine_take(NULL, large, &again) == RNN_ERR_ARGUMENT, "without an engine");
+    CHECK(rnn_engine_take(engine, large, NULL) == RNN_ERR_ARGUMENT, "to nowhere");
+    rnn_engine_free(engine);
+}
+
 /* Large blocks come back, at most so many; small ones are malloc's own business. */
 void test_pool(void) {
     enum { MANY = 40 };
