@@ -41,12 +41,16 @@ def quantise_rows(x):
     return np.rint(x * inverse[:, None]), scale
 
 
-def product(x, weight, form):
-    """x weight^T as the format has it, in float64."""
+def product(x, weight, form, fine=False):
+    """x weight^T as the format has it, in float64; in int8 with `fine` x is in two terms."""
     if form == "bfloat16":
         return to_bfloat16(x).astype(np.float64) @ to_bfloat16(weight).astype(np.float64).T
     integers, scale = quantise_weight(weight)
     values, unit = quantise_rows(x)
+    if fine:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rest = np.where(unit[:, None] > 0, x / unit[:, None] - values, 0)
+        values = values + np.rint(rest * 128) / 128
     sums = values.astype(np.float64) @ integers.astype(np.float64).T
     return sums * (unit[:, None] * scale).astype(np.float64)
 
@@ -70,6 +74,9 @@ def step(cell, form, weights, x, h, c=None):
     w_ih, w_hh, b_ih, b_hh = weights
     hidden = h.shape[1]
     a = product(x, w_ih, form) + b_ih
+    last = slice(2 * hidden, None)
+    if cell.startswith("gru"):
+        a[:, last] = product(x, w_ih[last], form, fine=True) + b_ih[last]
     with np.errstate(over="ignore"):
         if cell in ("rnn_tanh", "rnn_relu"):
             total = a + product(h, w_hh, form) + b_hh
@@ -80,7 +87,7 @@ def step(cell, form, weights, x, h, c=None):
             return [_sigmoid(o) * np.tanh(c), c]
         rows = slice(0, 2 * hidden)
         r, z = np.split(_sigmoid(a[:, rows] + product(h, w_hh[rows], form) + b_hh[rows]), 2, axis=1)
-        candidate, last = a[:, 2 * hidden :], slice(2 * hidden, None)
+        candidate = a[:, last]
         if cell == "gru":
             n = np.tanh(candidate + r * (product(h, w_hh[last], form) + b_hh[last]))
         else:

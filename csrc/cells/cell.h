@@ -24,6 +24,7 @@ struct rnn_phase_info {
     int input[4]; /* gate of accumulators 0 .. inputs - 1 */
     size_t recurrents;
     int recurrent[4]; /* gate of the last `recurrents` accumulators */
+    size_t fine;      /* first accumulators whose input is in two terms with int8 weights */
 };
 
 struct rnn_cell_info {

@@ -3,8 +3,9 @@
 #include "cells/cell.h"
 
 const struct rnn_phase_info rnn_phase_infos[RNN_PHASE_COUNT] = {
-#define RNN_PHASE(name, accumulators, inputs, i0, i1, i2, i3, recurrents, r0, r1, r2, r3) \
-    [RNN_PHASE_##name] = {accumulators, inputs, {i0, i1, i2, i3}, recurrents, {r0, r1, r2, r3}},
+#define RNN_PHASE(name, accumulators, inputs, i0, i1, i2, i3, recurrents, r0, r1, r2, r3, fine) \
+    [RNN_PHASE_##name] = {accumulators, inputs,           {i0, i1, i2, i3},                     \
+                          recurrents,   {r0, r1, r2, r3}, fine},
 #define RNN_CELL(...)
 #include "cells/cells.inc"
 #undef RNN_PHASE

@@ -35,6 +35,7 @@ struct rnn_panels {
     size_t inner;     /* K */
     size_t groups;    /* of a full panel */
     size_t total;     /* groups of all panels together */
+    size_t fine;      /* int8: first groups of a panel that take x in two terms */
 };
 
 /* y[r] = start[r] + sum over k of x[r][k] * w[k], k ascending, for the panels [begin, end). A panel

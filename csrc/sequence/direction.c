@@ -94,8 +94,10 @@ static rnn_status pack_matrix(void *context, size_t index) {
         case W_IH:
             gates =
                 part_gates(d->hidden, info->accumulators, info->inputs, info->input, 0, d->blas);
-            return rnn_matrix_pack(&phase->w_ih, d->engine, d->dtype, d->format, &gates,
-                                   weights->w_ih, d->input, d->input, d->blas);
+            RNN_TRY(rnn_matrix_pack(&phase->w_ih, d->engine, d->dtype, d->format, &gates,
+                                    weights->w_ih, d->input, d->input, d->blas));
+            phase->w_ih.panels.fine = info->accumulators == 1 ? info->fine * RNN_WIDE : info->fine;
+            return RNN_OK;
         case W_HH_T:
             if (!packing->backward) return RNN_OK;
             return rnn_matrix_pack_transposed(&phase->w_hh_t, d->engine, d->dtype, d->format,
