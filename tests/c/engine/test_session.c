@@ -1,5 +1,6 @@
 /* test_session.c - sessions and streams against the layers they are made of.
  * SPDX-License-Identifier: Apache-2.0 */
+#include <fenv.h>
 #include <math.h>
 
 #include "problem.h"
@@ -100,8 +101,8 @@ static rnn_status run(const struct model *m, size_t first, size_t steps, const i
               OUTPUTS},
         .h0 = before ? (const void *const *)before->h : NULL,
         .c0 = before ? (const void *const *)before->c : NULL,
-        .hn = after->h,
-        .cn = after->c,
+        .hn = after ? after->h : NULL,
+        .cn = after ? after->c : NULL,
         .threads = 1,
     };
     return rnn_session_run(m->session, &io);
@@ -233,6 +234,42 @@ void test_stream_equals_run(void) {
         free_model(&m);
         rnn_engine_free(engine);
     }
+}
+
+/* A caller's way of rounding changes no bit, and is what it was after a call. */
+void test_rounding_modes(void) {
+    static const int modes[] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
+    rnn_engine *engine = new_engine(NULL, RNN_GEMM_PACKED);
+    for (size_t k = 0; k < CELLS * 2; k++) {
+        const rnn_dtype dtype = (rnn_dtype)(k / CELLS);
+        struct model m = new_model(engine, &cells[k % CELLS], dtype, 1);
+        const size_t size = real_size(dtype), count = STEPS * ROWS * OUTPUTS;
+        char *expected = allocate(count, size), *found = allocate(count, size);
+        rnn_stream *stream;
+        context = cells[k % CELLS].name;
+        NEED(run(&m, 0, STEPS, NULL, NULL, NULL, expected));
+        NEED(rnn_stream_create(m.session, ROWS, 1, &stream));
+        for (size_t mode = 0; mode < sizeof modes / sizeof modes[0]; mode++) {
+            memset(found, 0, count * size);
+            fesetround(modes[mode]);
+            struct model made = new_model(engine, &cells[k % CELLS], dtype, 1);
+            NEED(run(&made, 0, STEPS, NULL, NULL, NULL, found));
+            const int equal = memcmp(expected, found, count * size) == 0;
+            free_model(&made);
+            rnn_stream_reset(stream);
+            NEED(rnn_stream_step(stream, m.first_inputs, found));
+            const int kept = fegetround() == modes[mode];
+            fesetround(FE_TONEAREST);
+            CHECK(equal, "mode %zu: a run differs", mode);
+            CHECK(memcmp(expected, found, ROWS * OUTPUTS * size) == 0, "mode %zu: a step", mode);
+            CHECK(kept, "mode %zu is not restored", mode);
+        }
+        rnn_stream_free(stream);
+        free(expected);
+        free(found);
+        free_model(&m);
+    }
+    rnn_engine_free(engine);
 }
 
 /* A state taken from one stream and set in another continues with the same bits. */
