@@ -128,12 +128,12 @@ struct rnn_step {
     size_t begin, end;
     int descending; /* panels from the last to the first: steps that turn back at their end find the
                        weights they read last still in the cache */
-    /* The accumulators. With `gates`, the input part is already there: [rows][ld_gates] in panel
-     * order, and with `keep` the activated gates are stored back. Without, start from the bias and
-     * multiply x. */
+    /* The accumulators [rows][ld_gates] in panel order; NULL: the kernel's own. With `keep` the
+     * activated gates are stored back. */
     void *gates;
     size_t ld_gates;
     int keep;
+    /* The input part: the bias and the product of x; `bias` NULL: it is in the gates already. */
     const void *bias; /* [panels][accumulators][16] */
     const void *x;    /* [rows][ldx] */
     size_t ldx;

@@ -1,4 +1,5 @@
-/* forward.c - the time loop of one direction: input part of a chunk of steps, then step by step.
+/* forward.c - the time loop of one direction: step by step, with the input part or after that of a
+ * chunk of steps.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "sequence/forward.h"
 
@@ -85,19 +86,27 @@ static size_t buffer_origin(const struct run *run, size_t first) {
     return run->history ? 0 : run->rows->offset[first];
 }
 
+/* Whether the input is read where it is, rows run->ldx apart: of one step, or of many at once. */
+static int reads_in_place(struct run *run, int by_steps) {
+    const rnn_sequence *x = &run->forward->x;
+    if (!by_steps) return rnn_rows_in_place(run->rows, x, run->forward->reverse, &run->ldx);
+    run->ldx = (size_t)x->row_stride;
+    return rnn_rows_step_in_place(run->rows, x);
+}
+
 static rnn_status allocate_chunk(struct run *run) {
     const struct rnn_direction *d = run->direction;
     const size_t rows = run->plan.chunk_rows, batch = run->rows->rows;
     const size_t size = run->real_size, state = run->padded * size;
-    const int in_place =
-        rnn_rows_in_place(run->rows, &run->forward->x, run->forward->reverse, &run->ldx);
+    const int fused = run->plan.fused == run->rows->steps;
+    const int in_place = reads_in_place(run, fused);
     const int h_in_place = rnn_rows_step_in_place(run->rows, &run->forward->y);
     size_t bytes = 0;
     if (!in_place) run->ldx = d->input;
     run->x_size = size;
     RNN_TRY(rnn_size_add(&bytes, in_place ? 0 : rows, d->input * size));
     for (size_t p = 0; p < d->cell->phases; p++)
-        RNN_TRY(rnn_size_add(&bytes, rows, d->phase[p].width * size));
+        RNN_TRY(rnn_size_add(&bytes, fused ? 0 : rows, d->phase[p].width * size));
     RNN_TRY(rnn_size_add(&bytes, h_in_place ? 0 : rows, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
@@ -107,7 +116,7 @@ static rnn_status allocate_chunk(struct run *run) {
     RNN_TRY(rnn_size_add(&bytes, (size_t)run->plan.threads, run->work_size));
     RNN_TRY(rnn_arena_create(&run->arena, d->engine->pool, bytes));
     run->x_buffer = in_place ? NULL : rnn_arena_take(&run->arena, rows, d->input * size);
-    for (size_t p = 0; p < d->cell->phases; p++)
+    for (size_t p = 0; p < d->cell->phases && !fused; p++)
         run->gates[p] = rnn_arena_take(&run->arena, rows, d->phase[p].width * size);
     run->h = h_in_place ? NULL : rnn_arena_take(&run->arena, rows, state);
     run->h_start = rnn_arena_take(&run->arena, batch, state);
@@ -118,26 +127,35 @@ static rnn_status allocate_chunk(struct run *run) {
     return RNN_OK;
 }
 
-/* Gather the chunk's input and compute its part of the gates. */
-static void input_part(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
+/* Gather the chunk's input, unless it is read in place. */
+static void gather_input(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
     const struct rnn_forward *f = run->forward;
+    const size_t at = run->rows->offset[first] - buffer_origin(run, first);
+    const size_t input = run->direction->input;
+    if (!run->x_buffer) return;
+    char *x = run->x_buffer + at * run->ldx * run->x_size;
+    if (run->rounded)
+        rnn_rows_round(run->rows, &f->x, f->reverse, first, last, input, run->direction->low,
+                       (uint16_t *)(void *)x, run->ldx, rank, team->size);
+    else
+        rnn_rows_gather(run->rows, &f->x, f->reverse, first, last, input, run->real_size, x,
+                        run->ldx, rank, team->size);
+    rnn_team_wait(team);
+}
+
+/* The input from step s on, in the chunk that began at step `first`. */
+static const char *input_of(const struct run *run, size_t first, size_t s) {
+    const struct rnn_forward *f = run->forward;
+    const size_t at = run->rows->offset[s] - buffer_origin(run, first);
+    if (run->x_buffer) return run->x_buffer + at * run->ldx * run->x_size;
+    return rnn_rows_of_step(run->rows, &f->x, f->reverse, s, run->real_size);
+}
+
+/* Compute the chunk's input part of the gates. */
+static void input_part(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
     const struct rnn_rows *rows = run->rows;
     const size_t at = rows->offset[first] - buffer_origin(run, first);
-    char *x_buffer = run->x_buffer ? run->x_buffer + at * run->ldx * run->x_size : NULL;
-    const char *x = x_buffer;
-    if (run->rounded) {
-        rnn_rows_round(rows, &f->x, f->reverse, first, last, run->direction->input,
-                       run->direction->low, (uint16_t *)(void *)x_buffer, run->ldx, rank,
-                       team->size);
-        rnn_team_wait(team);
-    } else if (x_buffer) {
-        rnn_rows_gather(rows, &f->x, f->reverse, first, last, run->direction->input, run->real_size,
-                        x_buffer, run->ldx, rank, team->size);
-        rnn_team_wait(team);
-    } else {
-        x = (const char *)f->x.data +
-            (ptrdiff_t)first * f->x.step_stride * (ptrdiff_t)run->real_size;
-    }
+    const char *x = input_of(run, first, first);
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &run->direction->phase[p];
         char *gates = run->gates[p] + at * phase->width * run->real_size;
@@ -164,6 +182,12 @@ struct part {
     size_t row, row_end;
     int rank, size; /* for panels */
 };
+
+/* The gates of phase p from packed row `at` of the buffers on; NULL where no step needs them. */
+static char *gates_of(const struct run *run, size_t p, size_t at) {
+    if (!run->gates[p]) return NULL;
+    return run->gates[p] + at * run->direction->phase[p].width * run->real_size;
+}
 
 /* The recurrent product by BLAS, added to the gates that hold the input part. */
 static void recurrent_blas(const struct rnn_phase_weights *phase, struct rnn_step *step) {
@@ -248,7 +272,7 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
             .begin = panel,
             .end = panel_end,
             .descending = s % 2 != 0,
-            .gates = run->gates[p] + (at + begin) * phase->width * size,
+            .gates = gates_of(run, p, at + begin),
             .ld_gates = phase->width,
             .keep = run->history != NULL,
             .a = p == 0 ? before.data + begin * before.ld * size : reset_h + begin * state,
@@ -262,11 +286,17 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
             .ld_h_out = last ? out.ld : run->padded,
             .c_out = c_out + begin * state,
             .ld_c_out = run->padded,
-            .first = run->gates[0] + (at + begin) * d->phase[0].width * size,
+            .first = gates_of(run, 0, at + begin),
             .ld_first = d->phase[0].width,
             .form = &d->form,
             .work = run->work + (size_t)rank * run->work_size,
         };
+        if (s < run->plan.fused) {
+            step.bias = phase->bias;
+            step.x = input_of(run, first, s) + begin * run->ldx * run->x_size;
+            step.ldx = run->ldx;
+            step.w_ih = phase->w_ih.panels;
+        }
         if (begin < end) {
             if (d->blas) recurrent_blas(phase, &step);
             phase->step(&step);
@@ -310,7 +340,9 @@ static void task(rnn_team *team, int rank, void *context) {
                            team->size);
     for (size_t first = 0, last; first < rows->steps; first = last) {
         last = rnn_rows_chunk_end(rows, first, run->plan.chunk_rows);
-        input_part(run, first, last, team, rank);
+        if (first < run->plan.fused && last > run->plan.fused) last = run->plan.fused;
+        gather_input(run, first, last, team, rank);
+        if (first >= run->plan.fused) input_part(run, first, last, team, rank);
         for (size_t s = first; s < last; s++) {
             const size_t end = row_end < rows->active[s] ? row_end : rows->active[s];
             one_step(run, first, s, row, row < end ? end : row, team, rank);
@@ -356,13 +388,14 @@ static void initial_states(const struct run *run, const void *given, const void 
 }
 
 rnn_status rnn_forward_run(const struct rnn_forward *f) {
-    struct run run = {.forward = f,
-                      .direction = f->direction,
-                      .rows = f->rows,
-                      .plan = rnn_plan_forward(f->direction, f->rows, f->threads),
-                      .history = f->history,
-                      .real_size = f->direction->real_size,
-                      .padded = f->direction->padded};
+    struct run run = {
+        .forward = f,
+        .direction = f->direction,
+        .rows = f->rows,
+        .plan = rnn_plan_forward(f->direction, f->rows, f->threads, f->history != NULL),
+        .history = f->history,
+        .real_size = f->direction->real_size,
+        .padded = f->direction->padded};
     const struct rnn_direction *d = f->direction;
     RNN_TRY(f->history ? use_history(&run) : allocate_chunk(&run));
     initial_states(&run, f->h0, d->h0, d->output, run.h_start);

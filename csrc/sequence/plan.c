@@ -10,13 +10,18 @@ enum {
     ROWS_OF_LARGE = 12,            /* and of weights that no L2 holds: */
     LARGE_WEIGHTS = 2 << 20,       /* bytes of the recurrent part */
     CHUNK_BYTES = 512 * 1024,      /* of input part, so that it stays in L2 until its step */
-    CHUNK_WEIGHTS = 4              /* or a quarter of its weights, where reading these costs more */
+    CHUNK_WEIGHTS = 4,             /* or a quarter of its weights, where reading these costs more */
+    FUSED_ROWS = 4,                /* rows a thread, from which reading both weights at each step
+                                      costs less than keeping the input part until its step, */
+    FUSED_WEIGHTS = 12 << 20       /* while these bytes of both come from a cache */
 };
 
-/* Multiply-adds of one row's step; several of them take the time of one in low precision. */
+/* Time of a multiply-add and bytes of a weight, as a part of those of a real. */
+static const double cost[] = {
+    [RNN_WEIGHTS_REAL] = 1, [RNN_WEIGHTS_BFLOAT16] = 0.5, [RNN_WEIGHTS_INT8] = 0.25};
+
+/* Multiply-adds of one row's step, in those of reals. */
 static double step_work(const struct rnn_direction *d, int with_input) {
-    static const double cost[] = {
-        [RNN_WEIGHTS_REAL] = 1, [RNN_WEIGHTS_BFLOAT16] = 0.5, [RNN_WEIGHTS_INT8] = 0.25};
     return cost[d->format] * (double)d->cell->gates * (double)d->hidden *
            (double)(d->hidden + (with_input ? d->input : 0));
 }
@@ -37,8 +42,19 @@ static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows
     return plan;
 }
 
+/* Leading steps that compute their input part themselves: active rows only fall. */
+static size_t fused_steps(const struct rnn_direction *d, const struct rnn_rows *rows,
+                          const struct rnn_plan *plan) {
+    const size_t least = FUSED_ROWS * (plan->by_rows ? (size_t)plan->threads : 1);
+    const double bytes = step_work(d, 1) * (double)d->real_size;
+    size_t steps = 0;
+    if (d->blas || d->cell->phases > 1 || bytes > FUSED_WEIGHTS) return 0;
+    while (steps < rows->steps && rows->active[steps] >= least) steps++;
+    return steps;
+}
+
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn_rows *rows,
-                                 int threads) {
+                                 int threads, int training) {
     struct rnn_plan result = plan(d, rows, threads);
     size_t row = d->input;
     for (size_t p = 0; p < d->cell->phases; p++) row += d->phase[p].width;
@@ -47,6 +63,8 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
         weights / CHUNK_WEIGHTS > CHUNK_BYTES ? weights / CHUNK_WEIGHTS : CHUNK_BYTES;
     result.chunk_rows = chunk / (row * d->real_size) + rows->rows;
     if (result.chunk_rows > rows->total) result.chunk_rows = rows->total;
+    /* Training keeps the gates of every step, so nothing is saved. */
+    if (!training) result.fused = fused_steps(d, rows, &result);
     return result;
 }
 

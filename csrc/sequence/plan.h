@@ -8,13 +8,14 @@
 
 struct rnn_plan {
     int threads;
-    int by_rows; /* each thread has rows of the batch and needs no barrier at a step; else each
-                    has panels of units */
-    size_t chunk_rows; /* forward: packed rows whose input part is computed at once, at most */
+    int by_rows;  /* each thread has rows of the batch and needs no barrier at a step; else each
+                     has panels of units */
+    size_t fused; /* forward: so many steps, from the first on, take their input part along; */
+    size_t chunk_rows; /* of the others it is computed for so many packed rows at once, at most */
 };
 
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *direction, const struct rnn_rows *rows,
-                                 int threads);
+                                 int threads, int training);
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *direction,
                                   const struct rnn_rows *rows, int threads);
 
