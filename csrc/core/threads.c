@@ -25,7 +25,8 @@
 #endif
 
 enum {
-    SPINS = 4000,        /* about 40 us of pauses, far above a step's imbalance */
+    SPINS = 20000,       /* about 200 us of pauses, above the imbalance of a chunk's products: a
+                            virtual CPU that was left to sleep may take as long to come back */
     STALLS_CROWDED = 2,  /* stalls of a call from which on an elastic team shrinks */
     PATIENCE = 10000000, /* ns to lose before a caller works alone */
     LOST_MIN = 20000, /* ns a call waited for threads without a CPU, from which on it is crowded */

@@ -7,7 +7,7 @@
 #include "core/status.h"
 #include "sequence/gradients.h"
 
-enum { CHUNK_ROWS = 384 }; /* packed rows: their gate gradients stay in cache for the products */
+enum { CHUNK_ROWS = 512 }; /* packed rows: their gate gradients stay in cache for the products */
 
 /* Everything the threads of one run share. Rows of states are `padded` apart. The buffers of packed
  * rows hold a chunk of steps; those of gate gradients also the step after it. */
@@ -41,6 +41,13 @@ static size_t dgates_width(const struct rnn_phase_weights *phase, size_t padded)
 static size_t chunk_rows(const struct rnn_rows *rows) {
     const size_t limit = rows->rows > CHUNK_ROWS ? rows->rows : CHUNK_ROWS;
     return limit < rows->total ? limit : rows->total;
+}
+
+/* Where the chunk begins that ends before step `last`. What is left is cut into equal parts: the
+ * products over a chunk of few rows cost more than their share. */
+static size_t chunk_begin(const struct rnn_rows *rows, size_t last) {
+    const size_t left = rows->offset[last], parts = (left + CHUNK_ROWS - 1) / CHUNK_ROWS;
+    return rnn_rows_chunk_begin(rows, last, (left + parts - 1) / parts);
 }
 
 /* Whether the gradient of the input can be written where the caller wants it, rows *ld apart. */
@@ -395,7 +402,7 @@ static void parameter_gradients(struct run *run, const rnn_team *team, int rank)
 static void previous_chunk(struct run *run) {
     const size_t rows = run->rows->active[run->first];
     run->last = run->first;
-    run->first = rnn_rows_chunk_begin(run->rows, run->last, chunk_rows(run->rows));
+    run->first = chunk_begin(run->rows, run->last);
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
         const size_t bytes =
             dgates_width(&run->direction->phase[p], run->padded) * run->operand_size;
@@ -422,13 +429,12 @@ static void one_chunk(struct run *run, size_t row, size_t row_end, rnn_team *tea
 
 static void task(rnn_team *team, int rank, void *context) {
     struct run *run = context;
-    const size_t limit = chunk_rows(run->rows);
     size_t row = 0, row_end = run->rows->rows, first = run->first;
     if (rank == 0) team->elastic = !run->plan.by_rows;
     if (run->plan.by_rows) rnn_team_share(run->rows->rows, 1, rank, team->size, &row, &row_end);
     rnn_parameter_gradients_clear(&run->gradients, team, rank);
     one_chunk(run, row, row_end, team, rank);
-    for (; first > 0; first = rnn_rows_chunk_begin(run->rows, first, limit)) {
+    for (; first > 0; first = chunk_begin(run->rows, first)) {
         if (rank == 0) previous_chunk(run);
         rnn_team_wait(team);
         one_chunk(run, row, row_end, team, rank);
@@ -448,7 +454,7 @@ rnn_status rnn_backward_run(const struct rnn_backward *b) {
                       .operand_size = rnn_operand_size(d),
                       .last = b->rows->steps};
     size_t bytes = 0;
-    if (run.last > 0) run.first = rnn_rows_chunk_begin(b->rows, run.last, chunk_rows(b->rows));
+    if (b->rows->total > 0) run.first = chunk_begin(b->rows, run.last);
     rnn_parameter_gradients_plan(&run.gradients, d, b->gradients, b->overwrite, run.plan.threads);
     RNN_TRY(pieces(&run, 0, &bytes));
     RNN_TRY(rnn_arena_create(&run.arena, d->engine->pool, bytes));

@@ -1,5 +1,4 @@
-/* forward.c - the time loop of one direction: step by step, with the input part or after that of a
- * chunk of steps.
+/* forward.c - the time loop of one direction; the input part a step or a chunk of steps at a time.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "sequence/forward.h"
 
