@@ -1,4 +1,5 @@
 """Arrays in the engine's memory, and gradients that are written where there were none."""
+# SPDX-License-Identifier: Apache-2.0
 
 import gc
 import pickle
