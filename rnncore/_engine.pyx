@@ -14,6 +14,7 @@ from libc.string cimport memset
 
 import math
 import os
+import sys
 
 import numpy as np
 
@@ -176,10 +177,12 @@ def empty(Engine engine not None, shape, dtype):
     A large one lies in memory that the engine keeps at hand: pages fresh from the system cost more
     than many an operation on them.
     """
+    cdef size_t size
     dtype = np.dtype(dtype)
-    cdef size_t size = math.prod(shape) * dtype.itemsize
-    if size < LARGE:
-        return np.empty(shape, dtype)
+    asked = math.prod(shape) * dtype.itemsize
+    if asked < LARGE or asked > sys.maxsize:
+        return np.empty(shape, dtype)  # which refuses what is too large
+    size = asked
     cdef Block block = Block.__new__(Block)
     check(rnn_engine_take(engine.handle, size, &block.memory))
     block.engine = engine

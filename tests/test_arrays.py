@@ -30,6 +30,12 @@ def test_shape_and_dtype(shape, dtype):
     assert array.sum() == array.size
 
 
+@pytest.mark.parametrize("shape", [(2**62, 4), (2**40, 2**40), (-1, 5)])
+def test_impossible_shapes_are_refused_as_numpy_does(shape):
+    with pytest.raises((ValueError, MemoryError)):
+        arrays.empty(shape, "float32")
+
+
 def test_memory_is_used_again():
     first = arrays.empty((300, 1000), "float32")
     place = address(first)
