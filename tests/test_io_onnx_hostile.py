@@ -194,3 +194,24 @@ def test_windows(attributes, text):
     data = model(nodes, [("x", F, [1, 2, 8])], [("y", F, [1, 2, 6])], {"w": np.ones((2, 2, 3), F)})
     with pytest.raises(ValueError, match=text):
         from_onnx(data)(np.ones((1, 2, 8), F))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *(("W", shape) for shape in [(1, 9), (1, 9, 2, 1), (2, 9, 2)]),
+        *(("R", shape) for shape in [(9,), (1, 9), (1, 9, 4)]),
+        *(("B", shape) for shape in [(18,), (1, 9)]),
+    ],
+)
+def test_weights_of_other_shapes_make_no_module(name, shape):
+    shapes = {"W": (1, 9, 2), "R": (1, 9, 3), "B": (1, 18)} | {name: shape}
+    weights = {key: np.ones(value, F) for key, value in shapes.items()}
+    data = model(
+        [node("GRU", "x W R B", "_ y", hidden_size=3)],
+        [("x", F, ["t", "n", 2])],
+        [("y", F, [1, "n", 3])],
+        weights,
+    )
+    with pytest.raises(ValueError, match=f"{name} is float32"):
+        from_onnx(data).module()

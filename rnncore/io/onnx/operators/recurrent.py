@@ -111,6 +111,29 @@ def _rows(array, order, hidden):
     return np.concatenate([parts[k] for k in order])
 
 
+def _hidden(options, R):
+    return options.hidden_size or (R.shape[2] if R.ndim == 3 else 0)
+
+
+def _expect(dtype, **arrays):
+    """Refuse arrays, None or (array, the shape it must have), that are of another one or dtype."""
+    for name, (array, shape) in arrays.items():
+        if array is not None and (array.shape != shape or array.dtype != dtype):
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
+
+
+def _expect_weights(options, inputs, dtype, W, R, B, P):
+    directions, hidden = len(options.reverse), _hidden(options, R)
+    rows = len(GATES[options.kind]) * hidden
+    _expect(
+        dtype,
+        W=(W, (directions, rows, inputs)),
+        R=(R, (directions, rows, hidden)),
+        B=(B, (directions, 2 * rows)),
+        P=(P, (directions, 3 * hidden)),
+    )
+
+
 def our_weights(options, index, W, R, B, P):
     """One direction's weights in the engine's order, absent ones None."""
     hidden, order, count = R.shape[2], options.gates, len(GATES[options.kind])
@@ -130,8 +153,14 @@ def modules(options, W, R, B, P):
     Returns
     -------
     list of (module, reverse)
+
+    Raises
+    ------
+    ValueError
+        If the weights do not fit each other.
     """
     directions = len(options.reverse)
+    _expect_weights(options, W.shape[2] if W.ndim == 3 else 0, W.dtype, W, R, B, P)
     weights = [our_weights(options, k, W, R, B, P) for k in range(directions)]
     both = directions == 2 and options.activations[0] == options.activations[1]
     groups = [weights] if both else [[w] for w in weights]
@@ -185,27 +214,15 @@ class Recurrent:
     def arranged(self, x, W, R, B=None, lengths=None, h=None, c=None, P=None):
         """The inputs checked, x (T, B, I) and states (D, B, H)."""
         options = self.options
-        directions, count = len(options.reverse), len(GATES[options.kind])
-        hidden = options.hidden_size or (R.shape[2] if R.ndim == 3 else 0)
         if x.ndim != 3:
             raise ValueError(f"X has shape {x.shape}, expected three axes")
         if options.batch_first:
             x = x.swapaxes(0, 1)
             h, c = (None if s is None else s.swapaxes(0, 1) for s in (h, c))
         steps, rows, inputs = x.shape
-        expected = {
-            "W": (W, (directions, count * hidden, inputs)),
-            "R": (R, (directions, count * hidden, hidden)),
-            "B": (B, (directions, 2 * count * hidden)),
-            "P": (P, (directions, 3 * hidden)),
-            "initial_h": (h, (directions, rows, hidden)),
-            "initial_c": (c, (directions, rows, hidden)),
-        }
-        for name, (array, shape) in expected.items():
-            if array is not None and (array.shape != shape or array.dtype != x.dtype):
-                raise ValueError(
-                    f"{name} is {array.dtype} {array.shape}, expected {x.dtype} {shape}"
-                )
+        _expect_weights(options, inputs, x.dtype, W, R, B, P)
+        states = (len(options.reverse), rows, _hidden(options, R))
+        _expect(x.dtype, initial_h=(h, states), initial_c=(c, states))
         if lengths is not None:
             if lengths.dtype.kind not in "iu" or lengths.shape != (rows,):
                 raise ValueError(
