@@ -57,8 +57,8 @@ struct rnn_product {
 };
 
 /* y[m] += sum over k of a[k][m] * b[k], k ascending, for one panel of b; `first`: y[m] is written,
- * as if it were 0. In bfloat16 K counts words
- * of two rows and a is [M / RNN_PAIR_COLUMNS][K][RNN_PAIR_COLUMNS]. */
+ * as if it were 0.
+ * In bfloat16 K counts words of two rows, a is [M / RNN_PAIR_COLUMNS][K][RNN_PAIR_COLUMNS]. */
 struct rnn_outer {
     size_t rows;   /* M, a multiple of the tile's rows for b's groups */
     size_t inner;  /* K */

@@ -75,8 +75,8 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
 /* dW[gate * units + unit][j] += sum over the rows r of a[r][column of that gate and unit] *
  * b[r][j], for each of the matrices that have the gates of a: a [rows][lda] in panel order, b
  * [rows][ldb] of `columns`, dW row stride `columns`. Rows may come in blocks: add each of them,
- * finish once. Each function does this thread's share; no barrier. With bfloat16 a and
- * b hold it, and their rows are padded with zeros to whole groups of 16. */
+ * finish once. Each function does this thread's share; no barrier. With bfloat16 a and b hold it,
+ * and their rows are padded with zeros to whole groups of 16. */
 struct rnn_gradient_part {
     const void *b;
     size_t ldb;
