@@ -128,8 +128,8 @@ struct rnn_step {
     size_t begin, end;
     int descending; /* panels from the last to the first: steps that turn back at their end find the
                        weights they read last still in the cache */
-    /* The accumulators [rows][ld_gates] in panel order; NULL: the kernel's own. With `keep` the
-     * activated gates are stored back. */
+    /* The accumulators [rows][ld_gates] in panel order; NULL: the kernel's own. With `keep` what
+     * the cell keeps of them is stored back: for the way back, or for its next phase. */
     void *gates;
     size_t ld_gates;
     int keep;

@@ -101,6 +101,7 @@ static struct rnn_step step_of(const struct stage *stage, size_t rows, size_t p)
         .descending = stage->descending,
         .gates = stage->gates[p],
         .ld_gates = phase->width,
+        .keep = p + 1 < d->cell->phases,
         .bias = is_fused(d) ? phase->bias : NULL,
         .w_ih = phase->w_ih.panels,
         .a = p == 0 ? stage->h[0] : stage->reset_h,

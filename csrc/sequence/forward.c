@@ -273,7 +273,7 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
             .descending = s % 2 != 0,
             .gates = gates_of(run, p, at + begin),
             .ld_gates = phase->width,
-            .keep = run->history != NULL,
+            .keep = run->history || !last,
             .a = p == 0 ? before.data + begin * before.ld * size : reset_h + begin * state,
             .ld_a = p == 0 ? before.ld : run->padded,
             .w_hh = phase->w_hh.panels,
