@@ -6,7 +6,7 @@ import numpy as np
 from rnncore import _engine, config, random
 from rnncore.activations import *  # noqa: F403 - its __all__ is part of this module's face
 from rnncore.arrays import compute
-from rnncore.gradients import Accumulators, accumulator
+from rnncore.gradients import Accumulators, accumulator, given
 from rnncore.precision import products_of
 from rnncore.tape import needs_grad
 from rnncore.tensor import Tensor, as_tensor, record
@@ -433,7 +433,7 @@ def recurrent_layer(
             gradients=[tuple(next(buffers) for _ in direction) for direction in weights],
             overwrite=gradients.overwrite,
         )
-        return (dx, dh0, dc0, *gradients.finish())
+        return (given(x, dx), given(h0, dh0), given(c0, dc0), *gradients.finish())
 
     return record(cell, (y, hn, cn), parents, backward)
 

@@ -19,6 +19,17 @@ def accumulator(tensor):
     return buffer, buffer
 
 
+def given(tensor, grad):
+    """What a backward returns for a tensor's gradient in an array that nothing else has.
+
+    A leaf without a gradient keeps the array itself, so nothing is left to return.
+    """
+    if tensor is None or not (tensor.requires_grad and tensor.is_leaf and tensor.grad is None):
+        return grad
+    tensor.grad = grad
+    return None
+
+
 class Accumulators:
     """The same for many tensors, whose gradients are written where none of them has one.
 

@@ -283,6 +283,25 @@ def x():
     return np.random.default_rng(1).standard_normal((6, 4, 3))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_leaf_as_both_states_gets_both_gradients(dtype):
+    layer = nn.LSTM(2, 3, dtype=dtype)
+    x = np.random.default_rng(5).standard_normal((4, 2, 2)).astype(dtype)
+
+    def gradients(h, c):
+        start = Tensor(x, requires_grad=True)
+        layer(start, (h, c))[0].sum().backward()
+        return start.grad
+
+    one, h, c = (Tensor(np.ones((1, 2, 3), dtype), requires_grad=True) for _ in range(3))
+    dx = gradients(h, c)
+    assert_same_bits(gradients(one, one), dx)
+    assert_same_bits(one.grad, h.grad + c.grad)
+    once = one.grad.copy()
+    gradients(one, one)
+    assert_same_bits(one.grad, once + h.grad + c.grad)
+
+
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
 def test_dropout_between_layers_only_and_only_in_training(kind, x):
     module = dropped(kind, 0.5)
