@@ -125,9 +125,10 @@ void rnn_team_wait(rnn_team *team) {
 }
 
 static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
-    const rnn_fpenv saved = rnn_flush_subnormals();
+    rnn_fpenv saved;
+    rnn_flush_subnormals(&saved);
     task(team, rank, context);
-    rnn_restore_fpenv(saved);
+    rnn_restore_fpenv(&saved);
 }
 
 #ifdef _OPENMP

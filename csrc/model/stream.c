@@ -304,7 +304,8 @@ rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {
     if (stream->rows == 0) return RNN_OK;
     if (!x || !y) return rnn_fail(RNN_ERR_ARGUMENT, "%s is NULL", x ? "y" : "x");
     if (session->tokens) RNN_TRY(rnn_session_check_tokens(session, x, 0, 1, 1, stream->rows));
-    const rnn_fpenv saved = rnn_flush_subnormals();
+    rnn_fpenv saved;
+    rnn_flush_subnormals(&saved);
     for (size_t i = 0; i < stream->count; i++) {
         struct stage *stage = &stream->stages[i];
         if (stage->layer->kind == RNN_LAYER_RECURRENT)
@@ -317,7 +318,7 @@ rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {
         x = stage->out;
         ld = stage->ld;
     }
-    rnn_restore_fpenv(saved);
+    rnn_restore_fpenv(&saved);
     for (size_t b = 0; b < stream->rows; b++)
         memcpy((char *)y + b * outputs * real_size, (const char *)x + b * ld * real_size,
                outputs * real_size);

@@ -20,7 +20,8 @@ static void map_task(rnn_team *team, int rank, void *context) {
     rnn_team_share(call->count, RNN_WIDE_LANES, rank, team->size, &begin, &end);
     const void *x = rnn_element(call->x, begin, size);
     void *y = rnn_element(call->y, begin, size);
-    const rnn_fpenv saved = rnn_keep_subnormals();
+    rnn_fpenv saved;
+    rnn_keep_subnormals(&saved);
     if (call->dy)
         call->kernels->map_backward(
             &(struct rnn_map_backward){.map = call->map,
@@ -38,7 +39,7 @@ static void map_task(rnn_team *team, int rank, void *context) {
                                                              .width = end - begin,
                                                              .x = x,
                                                              .y = y});
-    rnn_restore_fpenv(saved);
+    rnn_restore_fpenv(&saved);
 }
 
 static rnn_status check_map(const struct map_call *call, const rnn_engine *engine, rnn_dtype dtype,

@@ -199,7 +199,8 @@ rnn_status rnn_direction_create(struct rnn_direction *direction,
     direction->blas = o->format == RNN_WEIGHTS_REAL && rnn_use_blas(o->engine, o->dtype);
     direction->format = o->format;
     direction->low = o->engine->low[o->format];
-    const rnn_fpenv saved = rnn_keep_subnormals(); /* biases add up as they do for every caller */
+    rnn_fpenv saved;
+    rnn_keep_subnormals(&saved); /* biases add up as they do for every caller */
     rnn_status status = copy_peepholes(direction, weights);
     const int differs = describe_form(direction, o->cell, o->variant);
     for (size_t p = 0; p < direction->cell->phases; p++) {
@@ -215,7 +216,7 @@ rnn_status rnn_direction_create(struct rnn_direction *direction,
     }
     if (status == RNN_OK) status = pack_projection(direction, weights, o->backward);
     if (status == RNN_OK) status = pack_matrices(direction, weights, o->backward, o->threads);
-    rnn_restore_fpenv(saved);
+    rnn_restore_fpenv(&saved);
     if (status != RNN_OK) rnn_direction_free(direction);
     return status;
 }
