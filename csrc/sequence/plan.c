@@ -9,11 +9,11 @@ enum {
     ROWS_WORTH_SHARING = 4,        /* rows a thread, below which its tiles waste weight traffic, */
     ROWS_OF_LARGE = 12,            /* and of weights that no L2 holds: */
     LARGE_WEIGHTS = 2 << 20,       /* bytes of the recurrent part */
-    CHUNK_BYTES = 512 * 1024,      /* of input part, so that it stays in L2 until its step */
-    CHUNK_WEIGHTS = 4,             /* or a quarter of its weights, where reading these costs more */
-    FUSED_ROWS = 4,                /* rows a thread, from which reading both weights at each step
-                                      costs less than keeping the input part until its step, */
-    FUSED_WEIGHTS = 12 << 20       /* while these bytes of both come from a cache */
+    CHUNK_BYTES = 512 * 1024, /* of input part, so that it stays in L2 until its step; where its
+                                 weights are large, as many as these: reading them costs more */
+    FUSED_ROWS = 4,           /* rows a thread, from which reading both weights at each step
+                                 costs less than keeping the input part until its step, */
+    FUSED_WEIGHTS = 12 << 20  /* while these bytes of both come from a cache */
 };
 
 /* Time of a multiply-add and bytes of a weight, as a part of those of a real. */
@@ -59,8 +59,7 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
     size_t row = d->input;
     for (size_t p = 0; p < d->cell->phases; p++) row += d->phase[p].width;
     const size_t weights = (row - d->input) * d->input * d->real_size;
-    const size_t chunk =
-        weights / CHUNK_WEIGHTS > CHUNK_BYTES ? weights / CHUNK_WEIGHTS : CHUNK_BYTES;
+    const size_t chunk = weights > LARGE_WEIGHTS ? weights : CHUNK_BYTES;
     result.chunk_rows = chunk / (row * d->real_size) + rows->rows;
     if (result.chunk_rows > rows->total) result.chunk_rows = rows->total;
     /* Training keeps the gates of every step, so nothing is saved. */
