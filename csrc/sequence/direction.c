@@ -202,10 +202,10 @@ rnn_status rnn_direction_create(struct rnn_direction *direction,
     rnn_fpenv saved;
     rnn_keep_subnormals(&saved); /* biases add up as they do for every caller */
     rnn_status status = copy_peepholes(direction, weights);
-    const int differs = describe_form(direction, o->cell, o->variant);
+    direction->varies = describe_form(direction, o->cell, o->variant);
     for (size_t p = 0; p < direction->cell->phases; p++) {
         const enum rnn_phase_id id =
-            differs ? direction->cell->variant[p] : direction->cell->phase[p];
+            direction->varies ? direction->cell->variant[p] : direction->cell->phase[p];
         direction->phase[p].info = &rnn_phase_infos[id];
         direction->phase[p].step =
             direction->low ? direction->low->step[id] : direction->kernels->step[id];

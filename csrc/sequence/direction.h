@@ -36,6 +36,7 @@ struct rnn_direction {
     size_t output; /* elements of h: hidden, or what an LSTM projects to, at most as many */
     size_t padded; /* hidden rounded up to whole groups: a row of states */
     int blas;
+    int varies; /* the cell is a variant, in more than a projection */
     rnn_weight_format format;
     const struct rnn_low_kernels *low; /* of the format; NULL for RNN_WEIGHTS_REAL */
     struct rnn_form form;              /* of a variant */
@@ -48,6 +49,12 @@ struct rnn_direction {
 
 static inline int rnn_projects(const struct rnn_direction *direction) {
     return direction->w_hr.panels.data != NULL;
+}
+
+/* Whether training needs the gates of every step: but for those of plain Elman cells, whose
+ * products in bfloat16 take an input that is rounded already. */
+static inline int rnn_keeps_gates(const struct rnn_direction *direction) {
+    return direction->cell->gates > 1 || direction->varies || direction->low;
 }
 
 /* What a direction is made of. */

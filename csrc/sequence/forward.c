@@ -175,13 +175,6 @@ static void input_part(struct run *run, size_t first, size_t last, rnn_team *tea
     rnn_team_wait(team);
 }
 
-/* The part of a step a thread does: positions [row, row_end), panels [panel, panel_end) of a phase.
- */
-struct part {
-    size_t row, row_end;
-    int rank, size; /* for panels */
-};
-
 /* The gates of phase p from packed row `at` of the buffers on; NULL where no step needs them. */
 static char *gates_of(const struct run *run, size_t p, size_t at) {
     if (!run->gates[p]) return NULL;
@@ -258,6 +251,7 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
     }
     if (run->history && reset_h) reset_h += rows->offset[s] * state;
     if (run->history && cell_out) cell_out += rows->offset[s] * state;
+    const int fused = s < run->plan.fused;
     const struct states out = cell_out ? (struct states){cell_out, run->padded} : after;
     for (size_t p = 0; p < d->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &d->phase[p];
@@ -271,9 +265,9 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
             .begin = panel,
             .end = panel_end,
             .descending = s % 2 != 0,
-            .gates = gates_of(run, p, at + begin),
+            .gates = fused ? NULL : gates_of(run, p, at + begin),
             .ld_gates = phase->width,
-            .keep = run->history || !last,
+            .keep = !fused && (run->history || !last),
             .a = p == 0 ? before.data + begin * before.ld * size : reset_h + begin * state,
             .ld_a = p == 0 ? before.ld : run->padded,
             .w_hh = phase->w_hh.panels,
@@ -290,7 +284,7 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
             .form = &d->form,
             .work = run->work + (size_t)rank * run->work_size,
         };
-        if (s < run->plan.fused) {
+        if (fused) {
             step.bias = phase->bias;
             step.x = input_of(run, first, s) + begin * run->ldx * run->x_size;
             step.ldx = run->ldx;

@@ -8,7 +8,7 @@ enum {
     STREAM_WORTH_SHARING = 500000, /* of a lone step, about 10 us: waking a thread costs 1 or 2 */
     ROWS_WORTH_SHARING = 4,        /* rows a thread, below which its tiles waste weight traffic, */
     ROWS_OF_LARGE = 12,            /* and of weights that no L2 holds: */
-    LARGE_WEIGHTS = 2 << 20,       /* bytes of the recurrent part */
+    LARGE_WEIGHTS = 2 << 20,       /* bytes, of the recurrent or the input part */
     CHUNK_BYTES = 512 * 1024, /* of input part, so that it stays in L2 until its step; where its
                                  weights are large, as many as these: reading them costs more */
     FUSED_ROWS = 4,           /* rows a thread, from which reading both weights at each step
@@ -62,8 +62,8 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
     const size_t chunk = weights > LARGE_WEIGHTS ? weights : CHUNK_BYTES;
     result.chunk_rows = chunk / (row * d->real_size) + rows->rows;
     if (result.chunk_rows > rows->total) result.chunk_rows = rows->total;
-    /* Training keeps the gates of every step, so nothing is saved. */
-    if (!training) result.fused = fused_steps(d, rows, &result);
+    /* Where the gates of every step are kept nothing is saved. */
+    if (!training || !rnn_keeps_gates(d)) result.fused = fused_steps(d, rows, &result);
     return result;
 }
 
