@@ -13,6 +13,7 @@ import pytest
 from problems import Problem
 
 import rnncore
+from rnncore import nn
 
 # Large enough that two threads are used: the pool of the parent does not exist in the child.
 SETUP = """
@@ -172,6 +173,29 @@ def test_eight_threads_train_their_own_modules(threads):
 
     expected = [work(number) for number in range(8)]
     assert in_threads(8, work) == expected
+
+
+@pytest.mark.parametrize("proj_size", [0, 40])
+def test_a_team_without_cpus_changes_no_bit_of_a_gradient(threads, proj_size):
+    """With more threads than CPUs teams shrink to their first thread at any of their barriers."""
+    module = nn.LSTM(70, 150, proj_size=proj_size)
+    rng = np.random.default_rng(6)
+    for parameter in module.parameters():
+        parameter.data[...] = rng.uniform(-0.1, 0.1, parameter.shape)
+    x = rng.standard_normal((40, 10, 70)).astype("float32")
+
+    def gradients(_=None):
+        leaf = rnncore.Tensor(x, requires_grad=True)
+        module.zero_grad()
+        y, _ = module(leaf, lengths=[9, 8, 3, 0, 9, 1, 7, 7, 2, 40])
+        (y * 0.5).sum().backward()
+        return [leaf.grad.tobytes(), *(p.grad.tobytes() for p in module.parameters())]
+
+    threads(1)
+    expected = gradients()
+    threads(len(os.sched_getaffinity(0)) + 1)
+    for _ in range(100):  # a Python thread that is new has found no CPU crowded yet
+        assert in_threads(1, gradients) == [expected]
 
 
 @pytest.mark.slow

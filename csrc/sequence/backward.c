@@ -239,11 +239,12 @@ static void project_back(struct run *run, size_t s, size_t begin, size_t middle,
     const struct rnn_direction *d = run->direction;
     const struct rnn_phase_weights *phase = &d->phase[0];
     const size_t state = run->padded * run->real_size, width = d->output * run->real_size;
-    const int by_rows = run->plan.by_rows, size = by_rows ? 1 : team->size;
+    const int by_rows = run->plan.by_rows;
     char *to = run->dprojected + chunk_row(run, s, 0) * state;
     size_t ld_dy, from, until;
     const char *dy = output_gradient(run, s, &ld_dy);
-    rnn_team_share(end > begin ? end - begin : 0, 1, by_rows ? 0 : rank, size, &from, &until);
+    rnn_team_share(end > begin ? end - begin : 0, 1, by_rows ? 0 : rank, by_rows ? 1 : team->size,
+                   &from, &until);
     for (size_t i = begin + from; i < begin + until; i++) {
         if (dy)
             memcpy(to + i * state, dy + i * ld_dy * run->real_size, width);
@@ -270,7 +271,7 @@ static void project_back(struct run *run, size_t s, size_t begin, size_t middle,
                                    .y = to + begin * state,
                                    .ldy = run->padded,
                                    .width = run->padded},
-            by_rows ? 0 : rank, size);
+            by_rows ? 0 : rank, by_rows ? 1 : team->size);
     if (!by_rows) rnn_team_wait(team);
 }
 
