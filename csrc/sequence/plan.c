@@ -5,7 +5,7 @@
 enum {
     CALL_WORTH_SHARING = 2000000,  /* multiply-adds of a call, about 40 us on one core */
     STEP_WORTH_SHARING = 40000,    /* of one step, about 1.4 us: several barriers */
-    STREAM_WORTH_SHARING = 500000, /* of a lone step, about 10 us: waking a thread costs 1 or 2 */
+    STREAM_WORTH_SHARING = 300000, /* of a lone step, about 12 us: a team costs 1 to 4 */
     ROWS_WORTH_SHARING = 4,        /* rows a thread, below which its tiles waste weight traffic, */
     ROWS_OF_LARGE = 12,            /* and of weights that no L2 holds: */
     LARGE_WEIGHTS = 2 << 20,       /* bytes, of the recurrent or the input part */
