@@ -110,11 +110,18 @@ cdef extern from "rnncore.h" nogil:
         void *data
         ptrdiff_t step_stride
         ptrdiff_t row_stride
+    ctypedef struct rnn_lookup:
+        const int64_t *indices
+        ptrdiff_t step_stride
+        ptrdiff_t row_stride
+        const void *table
+        size_t count
     ctypedef struct rnn_layer_io:
         size_t steps
         size_t rows
         const int64_t *lengths
         rnn_sequence x
+        const rnn_lookup *lookup
         rnn_sequence y
         const void *h0
         const void *c0
@@ -130,6 +137,7 @@ cdef extern from "rnncore.h" nogil:
         const void *dhn
         const void *dcn
         rnn_sequence dx
+        void *dtable
         void *dh0
         void *dc0
         rnn_gradients *gradients

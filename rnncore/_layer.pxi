@@ -29,6 +29,25 @@ cdef rnn_sequence sequence_of(array, bint batch_first) noexcept:
     return sequence
 
 
+cdef cnp.ndarray matrix_table(table, int number):
+    """A table of vectors, one a row."""
+    cdef cnp.ndarray rows = readable(table, number, "table")
+    if rows.ndim != 2:
+        raise ValueError(f"table has shape {(<object>rows).shape}, expected (count, input_size)")
+    return rows
+
+
+cdef rnn_lookup lookup_of(cnp.ndarray indices, cnp.ndarray table, bint batch_first) noexcept:
+    """[T,B] or [B,T] rows of a table as the engine's lookup."""
+    cdef rnn_lookup lookup
+    lookup.indices = <const int64_t *>data(indices)
+    lookup.step_stride = 1 if batch_first else indices.shape[1]
+    lookup.row_stride = indices.shape[1] if batch_first else 1
+    lookup.table = data(table)
+    lookup.count = table.shape[0]
+    return lookup
+
+
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "peepholes")
 
 
@@ -127,7 +146,7 @@ cdef class Tape:
     cdef Engine engine
     cdef int number
     cdef bint batch_first, has_c
-    cdef tuple x_shape, y_shape, h_shape, c_shape
+    cdef tuple x_shape, table_shape, y_shape, h_shape, c_shape
     cdef list weight_shapes
 
     def __dealloc__(self):
@@ -156,8 +175,8 @@ cdef class Tape:
             kept.append(arrays)
         return kept
 
-    def backward(self, dy=None, dhn=None, dcn=None, *, bint need_dx=True, gradients=None,
-                 bint overwrite=False, int threads=1):
+    def backward(self, dy=None, dhn=None, dcn=None, *, bint need_dx=True, dtable=None,
+                 gradients=None, bint overwrite=False, int threads=1):
         """Back-propagate through time.
 
         Parameters
@@ -165,12 +184,14 @@ cdef class Tape:
         dy, dhn, dcn : array, optional
             Gradients of y, h_n and c_n, of their shapes; None stands for zeros.
         need_dx : bool
-            Whether the input's gradient is wanted.
+            Whether the input's gradient is wanted; of rows of a table there is none.
+        dtable : array, optional
+            Gradient of the table, of its shape, C-contiguous; added to.
         gradients : list of tuples, optional
             For each direction (dw_ih, dw_hh, db_ih, db_hh, dw_hr, dpeepholes), C-contiguous arrays
             that are added to; each may be None, and the last ones left out.
         overwrite : bool
-            Write the gradients instead, whatever these arrays hold.
+            Write the gradients and dtable instead, whatever these arrays hold.
         threads : int
 
         Returns
@@ -202,6 +223,12 @@ cdef class Tape:
             kept = self.gradient_arrays(gradients, out)
             grad.gradients = out
         dtype = dtype_name(self.number)
+        if dtable is not None:
+            if self.table_shape is None:
+                raise ValueError("dtable is given, but the input was x, no rows of a table")
+            dtable = writable(dtable, self.number, "dtable")
+            expect_shape(dtable, self.table_shape, "dtable", "the table's shape")
+        need_dx = need_dx and self.table_shape is None
         dx = empty(self.engine, self.x_shape, dtype) if need_dx else None
         dh0 = np.empty(self.h_shape, dtype)
         dc0 = np.empty(self.c_shape, dtype) if self.has_c else None
@@ -209,6 +236,7 @@ cdef class Tape:
         grad.dhn = data(dhn)
         grad.dcn = data(dcn)
         grad.dx = sequence_of(dx, self.batch_first)
+        grad.dtable = data(dtable)
         grad.dh0 = data(dh0)
         grad.dc0 = data(dc0)
         grad.overwrite = overwrite
@@ -219,9 +247,9 @@ cdef class Tape:
         return dx, dh0, dc0
 
 
-def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None, h0=None, c0=None,
-                  bint batch_first=False, bint training=False, str products="float32",
-                  variant=None, int threads=1):
+def layer_forward(Engine engine not None, str cell, x, weights, *, table=None, lengths=None,
+                  h0=None, c0=None, bint batch_first=False, bint training=False,
+                  str products="float32", variant=None, int threads=1):
     """Run one recurrent layer over whole sequences.
 
     Parameters
@@ -231,6 +259,9 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
         "gru" resets after the recurrent product (PyTorch), "gru_before" before it; "lstm_coupled"
         has the gates i g o and forgets 1 - i.
     x : array, shape (T, B, I), or (B, T, I) with `batch_first`
+        With a table integers of shape (T, B) or (B, T), each a row of it.
+    table : array, shape (V, I), optional
+        Its products are computed once a row; the output is to the bit that of ``table[x]``.
     weights : sequence of D tuples (w_ih, w_hh, b_ih | None, b_hh | None, w_hr | None, peepholes)
         One tuple a direction, the last two of which may be left out; PyTorch's shapes and gate
         order, P elements of h where there is a w_hr (P, H), else P = H; peepholes of i, f, o (3 H,)
@@ -256,6 +287,7 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
     cdef rnn_variant form
     cdef rnn_weights pointers[2]
     cdef rnn_layer_io io
+    cdef rnn_lookup lookup
     cdef rnn_tape *handle = NULL
     cdef rnn_tape **keep = &handle if training else NULL
     cdef rnn_status status
@@ -269,12 +301,24 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
     directions = len(weights)
     if directions not in (1, 2):
         raise ValueError(f"weights has {directions} entries, expected one a direction (1 or 2)")
-    number = real_type(x, "x")
-    x = readable(x, number, "x")
-    if x.ndim != 3:
-        order = "batch, steps" if batch_first else "steps, batch"
-        raise ValueError(f"x has shape {x.shape}, expected 3 axes: ({order}, input_size)")
-    steps, rows, inputs = (x.shape[1], x.shape[0], x.shape[2]) if batch_first else x.shape
+    order = "batch, steps" if batch_first else "steps, batch"
+    if table is None:
+        number = real_type(x, "x")
+        x = readable(x, number, "x")
+        if x.ndim != 3:
+            raise ValueError(f"x has shape {x.shape}, expected 3 axes: ({order}, input_size)")
+        inputs = x.shape[2]
+        io.x = sequence_of(x, batch_first)
+    else:
+        number = real_type(table, "table")
+        table = matrix_table(table, number)
+        x = token_array(x, "x")
+        if x.ndim != 2:
+            raise ValueError(f"x has shape {x.shape}, expected 2 axes: ({order})")
+        inputs = table.shape[1]
+        lookup = lookup_of(x, table, batch_first)
+        io.lookup = &lookup
+    steps, rows = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
     sizes = layer_sizes(weights[0], cell)
     hidden, outputs = sizes
     kept = layer_weights(weights, cell, number, inputs, sizes, pointers)
@@ -300,7 +344,6 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
     options.products = weight_format(products, "products")
     io.steps = steps
     io.rows = rows
-    io.x = sequence_of(x, batch_first)
     io.y = sequence_of(y, batch_first)
     io.h0 = data(h0)
     io.c0 = data(c0)
@@ -317,6 +360,7 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, lengths=None,
         tape.batch_first = batch_first
         tape.has_c = cell in PEEPHOLES
         tape.x_shape = x.shape
+        tape.table_shape = None if table is None else table.shape
         tape.y_shape = y.shape
         tape.h_shape = h_shape
         tape.c_shape = c_shape

@@ -7,6 +7,7 @@ from rnncore import _engine, config, random
 from rnncore.activations import *  # noqa: F403 - its __all__ is part of this module's face
 from rnncore.arrays import compute
 from rnncore.gradients import Accumulators, accumulator, given
+from rnncore.lookup import Lookup, embedding  # noqa: F401 - embedding is part of its face
 from rnncore.precision import products_of
 from rnncore.tape import needs_grad
 from rnncore.tensor import Tensor, as_tensor, record
@@ -130,49 +131,6 @@ def linear(x, weight, bias=None):
         return None if dx is None else dx.reshape(x.shape), dw_out, db_out
 
     return record("linear", y.reshape(*x.shape[:-1], weight.shape[0]), (x, weight, bias), backward)
-
-
-def embedding(indices, weight, padding_idx=None):
-    """Rows of a table.
-
-    Parameters
-    ----------
-    indices : integers of any shape
-        Each from 0 to num_embeddings - 1.
-    weight : Tensor, shape (num_embeddings, embedding_dim)
-    padding_idx : int, optional
-        Row whose gradient stays zero.
-
-    Returns
-    -------
-    Tensor, shape (*indices.shape, embedding_dim)
-    """
-    indices = np.asarray(indices.data if isinstance(indices, Tensor) else indices)
-    if indices.size == 0 and indices.dtype.kind == "f":
-        indices = indices.astype(np.int64)
-    if indices.dtype.kind not in "iu":
-        raise TypeError(f"input has dtype {indices.dtype}, expected integers")
-    weight = as_tensor(weight, name="weight")
-    if weight.ndim != 2:
-        raise ValueError(
-            f"weight has shape {weight.shape}, expected (num_embeddings, embedding_dim)"
-        )
-    engine = config.engine()
-    flat = np.ascontiguousarray(indices).reshape(-1)
-    if flat.dtype != np.int64:
-        if flat.size and flat.max() > np.iinfo(np.int64).max:
-            raise ValueError(f"input has an entry of {flat.max()}, beyond int64")
-        flat = flat.astype(np.int64)
-    y = _engine.embedding_forward(engine, flat, weight.data)
-
-    def backward(g):
-        dw, dw_out = accumulator(weight)
-        _engine.embedding_backward(
-            engine, flat, _rows(g), dw, padding_idx=-1 if padding_idx is None else padding_idx
-        )
-        return (dw_out,)
-
-    return record("embedding", y.reshape(*indices.shape, weight.shape[1]), (weight,), backward)
 
 
 def layer_norm(x, weight=None, bias=None, eps=1e-5):
@@ -382,7 +340,7 @@ def recurrent_layer(
     Parameters
     ----------
     cell : {"rnn_tanh", "rnn_relu", "lstm", "lstm_coupled", "gru", "gru_before"}
-    x : Tensor, shape (T, B, I), or (B, T, I) with `batch_first`
+    x : Tensor or Lookup, shape (T, B, I), or (B, T, I) with `batch_first`
     weights : sequence of D tuples of Tensor
         One tuple a direction, (w_ih, w_hh, b_ih | None, b_hh | None, w_hr | None, peepholes |
         None), the last two of which may be left out; PyTorch's shapes and gate order.
@@ -401,41 +359,71 @@ def recurrent_layer(
     """
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "peepholes")
     weights = [_weights(d, None, *names[: len(d)]) for d in weights]
-    x = as_tensor(x, weights[0][0].dtype if weights else None, "x")
-    h0, c0 = _weights((h0, c0), x.dtype, "h_0", "c_0")
-    parents = (x, h0, c0, *(w for direction in weights for w in direction))
+    dtype = weights[0][0].dtype if weights else None
+    x, table, padding_idx = _input(x, dtype, lengths)
+    source = x if table is None else table
+    h0, c0 = _weights((h0, c0), source.dtype, "h_0", "c_0")
+    parameters = [w for direction in weights for w in direction]
+    parents = (source, h0, c0, *parameters)
     training = needs_grad(parents)
     threads = get_num_threads()
     y, hn, cn, tape = _engine.layer_forward(
         config.engine(),
         cell,
-        x.data,
+        _data(x) if table is None else x,
         [tuple(map(_data, direction)) for direction in weights],
+        table=_data(table),
         lengths=lengths,
         h0=_data(h0),
         c0=_data(c0),
         batch_first=batch_first,
         training=training,
-        products=products_of(x.dtype),
+        products=products_of(source.dtype),
         variant=variant,
         threads=threads,
     )
 
     def backward(dy, dhn, dcn):
-        gradients = Accumulators([w for direction in weights for w in direction])
-        buffers = iter(gradients.buffers)
+        gradients = Accumulators([table, *parameters])
+        dtable, *rest = gradients.buffers
+        buffers = iter(rest)
+        padding = _row(dtable, padding_idx, gradients.overwrite)
         dx, dh0, dc0 = tape.backward(
             dy,
             dhn,
             dcn,
-            need_dx=x.requires_grad,
+            need_dx=source.requires_grad,
+            dtable=dtable,
             threads=threads,
             gradients=[tuple(next(buffers) for _ in direction) for direction in weights],
             overwrite=gradients.overwrite,
         )
-        return (given(x, dx), given(h0, dh0), given(c0, dc0), *gradients.finish())
+        if padding is not None:
+            dtable[padding_idx] = padding
+        dtable, *dparameters = gradients.finish()
+        dsource = given(x, dx) if table is None else dtable
+        return (dsource, given(h0, dh0), given(c0, dc0), *dparameters)
 
     return record(cell, (y, hn, cn), parents, backward)
+
+
+def _input(x, dtype, lengths):
+    """The input of a recurrent layer: (x, None, None) or (indices, table, padding_idx)."""
+    if not isinstance(x, Lookup):
+        return as_tensor(x, dtype, "x"), None, None
+    table = as_tensor(x.weight, dtype, "x")
+    valid = x.indices if lengths is None else np.asarray(lengths)
+    steps = valid.size if lengths is None else valid.sum() if valid.dtype.kind in "iu" else 0
+    if x.ndim != 3 or products_of(table.dtype) != "float32" or not x.multiplies_once(steps):
+        return as_tensor(x.tensor(), dtype, "x"), None, None
+    return x.indices, table, x.padding_idx
+
+
+def _row(array, index, fresh):
+    """What a row that takes no gradient holds, of a fresh array zero; None: no such row."""
+    if array is None or index is None:
+        return None
+    return 0 if fresh else array[index].copy()
 
 
 def take_steps(x, index, batch_first=False):

@@ -282,6 +282,7 @@ FLOORS = {
     "tensor": 2,
     "activations": 3,
     "gradients": 3,
+    "lookup": 3,
     "functional": 3,
     "nn": 4,
     "optim": 4,

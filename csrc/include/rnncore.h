@@ -223,15 +223,27 @@ typedef struct rnn_sequence {
     ptrdiff_t row_stride;  /* from a row of the batch to the next */
 } rnn_sequence;
 
+/* Rows of a table by index, an embedding. As the input of a layer each row is multiplied once,
+ * however often it occurs: worth it where there are more steps than rows of the table. The output
+ * is to the bit that of the rows copied into x. */
+typedef struct rnn_lookup {
+    const int64_t *indices; /* [T,B], 0..count-1 each; steps beyond a length are never looked at */
+    ptrdiff_t step_stride;  /* in elements, as of rnn_sequence */
+    ptrdiff_t row_stride;
+    const void *table; /* [count,I] */
+    size_t count;
+} rnn_lookup;
+
 /* Input, output and states of a layer. */
 typedef struct rnn_layer_io {
-    size_t steps;           /* T */
-    size_t rows;            /* B */
-    const int64_t *lengths; /* [B], 0..T each, any order; NULL: all T */
-    rnn_sequence x;         /* [T,B,I], read; steps beyond a row's length are never looked at */
-    rnn_sequence y;         /* [T,B,D*P], written; 0 beyond a row's length */
-    const void *h0, *c0;    /* [D,B,P], [D,B,H], read; NULL: zeros (c0: LSTM only) */
-    void *hn, *cn;          /* the same, written, each row's own last state; NULL: not wanted */
+    size_t steps;             /* T */
+    size_t rows;              /* B */
+    const int64_t *lengths;   /* [B], 0..T each, any order; NULL: all T */
+    rnn_sequence x;           /* [T,B,I], read; steps beyond a row's length are never looked at */
+    const rnn_lookup *lookup; /* instead of x, with products in the dtype; NULL: x */
+    rnn_sequence y;           /* [T,B,D*P], written; 0 beyond a row's length */
+    const void *h0, *c0;      /* [D,B,P], [D,B,H], read; NULL: zeros (c0: LSTM only) */
+    void *hn, *cn;            /* the same, written, each row's own last state; NULL: not wanted */
 } rnn_layer_io;
 
 /* What a training forward keeps for its backward. */
@@ -248,9 +260,10 @@ typedef struct rnn_layer_grad {
     rnn_sequence dy;          /* [T,B,D*P], read; data NULL: zeros */
     const void *dhn, *dcn;    /* [D,B,P], [D,B,H], read; NULL: zeros */
     rnn_sequence dx;          /* [T,B,I], written, 0 beyond a length; data NULL: not wanted */
+    void *dtable;             /* of a lookup [count,I], added to; NULL: not wanted */
     void *dh0, *dc0;          /* as dhn, dcn, written; NULL: not wanted */
     rnn_gradients *gradients; /* [D], added to; NULL: not wanted */
-    int overwrite;            /* gradients are written, whatever they hold */
+    int overwrite;            /* gradients and dtable are written, whatever they hold */
     int threads;
 } rnn_layer_grad;
 

@@ -370,14 +370,34 @@ static void gather_states_before(struct run *run, int rank, int size) {
     }
 }
 
+/* The gradient of the table that the input was looked up in. */
+static void table_gradient(const struct run *run, int rank, int size) {
+    const struct rnn_direction *d = run->direction;
+    const struct rnn_backward *b = run->backward;
+    for (size_t p = 0; p < d->cell->phases; p++)
+        rnn_matrix_multiply(&d->phase[p].w_ih_t,
+                            &(struct rnn_operands){.rows = b->history->lookup.count,
+                                                   .x = run->gradients.by_index[p],
+                                                   .ldx = dgates_width(&d->phase[p], run->padded),
+                                                   .start = p || b->add_dtable ? b->dtable : NULL,
+                                                   .ld_start = d->input,
+                                                   .y = b->dtable,
+                                                   .ldy = d->input,
+                                                   .width = d->input},
+                            rank, size);
+}
+
 static void parameter_gradients(struct run *run, const rnn_team *team, int rank) {
     const struct rnn_history *history = run->backward->history;
     const size_t row = run->rows->offset[run->first], size = run->real_size;
     struct rnn_gradient_chunk chunk = {.rows = chunk_row(run, run->last, 0),
+                                       .begin = row,
                                        .first = run->last == run->rows->steps,
                                        .h_before = states_before(run)};
-    chunk.x = (const char *)history->x +
-              row * rnn_operand_width(run->direction, run->direction->input) * run->operand_size;
+    if (history->x)
+        chunk.x =
+            (const char *)history->x +
+            row * rnn_operand_width(run->direction, run->direction->input) * run->operand_size;
     if (run->reset_h)
         chunk.reset_h = run->reset_h;
     else if (history->reset_h)
@@ -441,27 +461,31 @@ static void task(rnn_team *team, int rank, void *context) {
         one_chunk(run, row, row_end, team, rank);
     }
     initial_gradient(run, rank, team->size);
+    if (run->backward->dtable) table_gradient(run, rank, team->size);
     rnn_parameter_gradients_finish(&run->gradients, team, rank);
 }
 
 rnn_status rnn_backward_run(const struct rnn_backward *b) {
     const struct rnn_direction *d = b->direction;
-    struct run run = {.backward = b,
-                      .direction = d,
-                      .rows = b->rows,
-                      .plan = rnn_plan_backward(d, b->rows, b->threads),
-                      .real_size = d->real_size,
-                      .padded = d->padded,
-                      .operand_size = rnn_operand_size(d),
-                      .last = b->rows->steps};
+    struct run run = {
+        .backward = b,
+        .direction = d,
+        .rows = b->rows,
+        .plan = rnn_plan_backward(d, b->rows, b->threads, b->history->lookup.count > 0),
+        .real_size = d->real_size,
+        .padded = d->padded,
+        .operand_size = rnn_operand_size(d),
+        .last = b->rows->steps};
     size_t bytes = 0;
     if (b->rows->total > 0) run.first = chunk_begin(b->rows, run.last);
-    rnn_parameter_gradients_plan(&run.gradients, d, b->gradients, b->overwrite, run.plan.threads);
+    rnn_parameter_gradients_plan(&run.gradients, b, run.plan.threads);
     RNN_TRY(pieces(&run, 0, &bytes));
     RNN_TRY(rnn_arena_create(&run.arena, d->engine->pool, bytes));
     rnn_status status = pieces(&run, 1, NULL);
     clear_padding(&run);
     if (b->gradients && b->overwrite) rnn_parameter_gradients_zero(d, b->gradients, b->rows->total);
+    if (b->dtable && !b->add_dtable && b->rows->total == 0)
+        memset(b->dtable, 0, b->history->lookup.count * d->input * d->real_size);
     rnn_rows_gather_state(b->rows, b->dhn, d->output, run.real_size, run.dh, run.padded);
     rnn_rows_gather_state(b->rows, b->dcn, d->hidden, run.real_size, run.dc, run.padded);
     if (b->rows->total > 0) rnn_team_run(run.plan.threads, task, &run);

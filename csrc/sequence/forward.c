@@ -16,7 +16,9 @@ struct run {
     size_t real_size, padded;
     int rounded; /* x_buffer holds x as products in low precision take it */
     size_t ldx, x_size;
-    char *x_buffer; /* where it is gathered; NULL: read in place */
+    char *x_buffer; /* where it is gathered; NULL: read in place, or looked up */
+    struct rnn_packed_lookup lookup;
+    char *looked_up[RNN_PHASES_MAX]; /* gates of the rows of its table, the input part */
     char *gates[RNN_PHASES_MAX];
     char *h;                 /* hidden states of the packed rows; NULL: they are written to y */
     char *h_start, *c_start; /* [B] states before the chunk; c is updated in place */
@@ -28,12 +30,18 @@ struct run {
 };
 
 rnn_status rnn_history_size(const struct rnn_direction *d, const struct rnn_rows *rows,
-                            size_t *bytes) {
+                            const rnn_lookup *lookup, size_t *bytes) {
     const size_t size = d->real_size;
     size_t row;
     if (__builtin_mul_overflow(d->padded, size, &row))
         return rnn_fail(RNN_ERR_MEMORY, "hidden_size %zu is too large", d->hidden);
-    RNN_TRY(rnn_size_add(bytes, rows->total, rnn_operand_width(d, d->input) * rnn_operand_size(d)));
+    if (lookup) {
+        RNN_TRY(rnn_size_add(bytes, rows->total, sizeof(int64_t)));
+        RNN_TRY(rnn_size_add(bytes, lookup->count, d->input * size));
+    } else {
+        const size_t x_row = rnn_operand_width(d, d->input) * rnn_operand_size(d);
+        RNN_TRY(rnn_size_add(bytes, rows->total, x_row));
+    }
     for (size_t p = 0; p < d->cell->phases; p++)
         RNN_TRY(rnn_size_add(bytes, rows->total, d->phase[p].width * size));
     RNN_TRY(rnn_size_add(bytes, rows->rows + rows->total, row));
@@ -42,11 +50,21 @@ rnn_status rnn_history_size(const struct rnn_direction *d, const struct rnn_rows
     return rnn_size_add(bytes, d->cell->phases > 1 ? rows->total : 0, row);
 }
 
-void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows, rnn_arena *arena,
+void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows,
+                      const rnn_lookup *lookup, int reverse, rnn_arena *arena,
                       struct rnn_history *history) {
     const size_t size = d->real_size, row = d->padded * size, total = rows->total;
     memset(history, 0, sizeof *history);
-    history->x = rnn_arena_take(arena, total, rnn_operand_width(d, d->input) * rnn_operand_size(d));
+    if (lookup) {
+        int64_t *index = rnn_arena_take(arena, total, sizeof *index);
+        void *table = rnn_arena_take(arena, lookup->count, d->input * size);
+        rnn_lookup_pack(lookup, rows, reverse, index);
+        memcpy(table, lookup->table, lookup->count * d->input * size);
+        history->lookup = (struct rnn_packed_lookup){lookup->count, table, index};
+    } else {
+        const size_t x_row = rnn_operand_width(d, d->input) * rnn_operand_size(d);
+        history->x = rnn_arena_take(arena, total, x_row);
+    }
     for (size_t p = 0; p < d->cell->phases; p++)
         history->gates[p] = rnn_arena_take(arena, total, d->phase[p].width * size);
     history->h = rnn_arena_take(arena, rows->rows + total, row);
@@ -55,19 +73,37 @@ void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows
     if (d->cell->phases > 1) history->reset_h = rnn_arena_take(arena, total, row);
 }
 
+/* The bytes of what every run needs, and these taken from its arena. */
+static rnn_status size_work(struct run *run, size_t *bytes) {
+    const struct rnn_direction *d = run->direction;
+    run->work_size = rnn_direction_work(d, run->rows->rows);
+    RNN_TRY(rnn_size_add(bytes, (size_t)run->plan.threads, run->work_size));
+    for (size_t p = 0; p < d->cell->phases && run->forward->lookup; p++)
+        RNN_TRY(
+            rnn_size_add(bytes, run->forward->lookup->count, d->phase[p].width * run->real_size));
+    return RNN_OK;
+}
+
+static void take_work(struct run *run) {
+    const struct rnn_direction *d = run->direction;
+    run->work = rnn_arena_take(&run->arena, (size_t)run->plan.threads, run->work_size);
+    for (size_t p = 0; p < d->cell->phases && run->forward->lookup; p++)
+        run->looked_up[p] = rnn_arena_take(&run->arena, run->forward->lookup->count,
+                                           d->phase[p].width * run->real_size);
+}
+
 /* Training: the buffers are the history of all steps. */
 static rnn_status use_history(struct run *run) {
     struct rnn_history *history = run->history;
     const size_t initial = run->rows->rows * run->padded * run->real_size;
-    run->rounded = run->direction->low != NULL;
-    if (run->rounded) {
-        const size_t threads = (size_t)run->plan.threads;
-        size_t bytes = 0;
-        run->work_size = rnn_direction_work(run->direction, run->rows->rows);
-        RNN_TRY(rnn_size_add(&bytes, threads, run->work_size));
+    size_t bytes = 0;
+    RNN_TRY(size_work(run, &bytes));
+    if (bytes > 0) {
         RNN_TRY(rnn_arena_create(&run->arena, run->direction->engine->pool, bytes));
-        run->work = rnn_arena_take(&run->arena, threads, run->work_size);
+        take_work(run);
     }
+    run->rounded = run->direction->low != NULL;
+    run->lookup = history->lookup;
     run->x_buffer = history->x;
     run->x_size = rnn_operand_size(run->direction);
     run->ldx = rnn_operand_width(run->direction, run->direction->input);
@@ -97,8 +133,9 @@ static rnn_status allocate_chunk(struct run *run) {
     const struct rnn_direction *d = run->direction;
     const size_t rows = run->plan.chunk_rows, batch = run->rows->rows;
     const size_t size = run->real_size, state = run->padded * size;
+    const rnn_lookup *lookup = run->forward->lookup;
     const int fused = run->plan.fused == run->rows->steps;
-    const int in_place = reads_in_place(run, fused);
+    const int in_place = lookup || reads_in_place(run, fused);
     const int h_in_place = rnn_rows_step_in_place(run->rows, &run->forward->y);
     size_t bytes = 0;
     if (!in_place) run->ldx = d->input;
@@ -111,8 +148,8 @@ static rnn_status allocate_chunk(struct run *run) {
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, rnn_projects(d) ? batch : 0, state));
-    run->work_size = rnn_direction_work(d, batch);
-    RNN_TRY(rnn_size_add(&bytes, (size_t)run->plan.threads, run->work_size));
+    RNN_TRY(rnn_size_add(&bytes, lookup ? run->rows->total : 0, sizeof(int64_t)));
+    RNN_TRY(size_work(run, &bytes));
     RNN_TRY(rnn_arena_create(&run->arena, d->engine->pool, bytes));
     run->x_buffer = in_place ? NULL : rnn_arena_take(&run->arena, rows, d->input * size);
     for (size_t p = 0; p < d->cell->phases && !fused; p++)
@@ -122,7 +159,11 @@ static rnn_status allocate_chunk(struct run *run) {
     run->c_start = rnn_arena_take(&run->arena, batch, state);
     run->reset_h = rnn_arena_take(&run->arena, batch, state);
     if (rnn_projects(d)) run->cell_out = rnn_arena_take(&run->arena, batch, state);
-    run->work = rnn_arena_take(&run->arena, (size_t)run->plan.threads, run->work_size);
+    take_work(run);
+    if (!lookup) return RNN_OK;
+    int64_t *index = rnn_arena_take(&run->arena, run->rows->total, sizeof *index);
+    rnn_lookup_pack(lookup, run->rows, run->forward->reverse, index);
+    run->lookup = (struct rnn_packed_lookup){lookup->count, lookup->table, index};
     return RNN_OK;
 }
 
@@ -150,14 +191,20 @@ static const char *input_of(const struct run *run, size_t first, size_t s) {
     return rnn_rows_of_step(run->rows, &f->x, f->reverse, s, run->real_size);
 }
 
-/* Compute the chunk's input part of the gates. */
+/* Compute the chunk's input part of the gates, or look it up. */
 static void input_part(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
     const struct rnn_rows *rows = run->rows;
     const size_t at = rows->offset[first] - buffer_origin(run, first);
-    const char *x = input_of(run, first, first);
+    const char *x = run->lookup.count ? NULL : input_of(run, first, first);
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &run->direction->phase[p];
-        char *gates = run->gates[p] + at * phase->width * run->real_size;
+        const size_t row = phase->width * run->real_size;
+        char *gates = run->gates[p] + at * row;
+        if (run->lookup.count) {
+            rnn_lookup_gather(&run->lookup, run->looked_up[p], rows->offset[first],
+                              rows->offset[last], row, gates, rank, team->size);
+            continue;
+        }
         rnn_matrix_multiply(
             &phase->w_ih,
             &(struct rnn_operands){.rows = rows->offset[last] - rows->offset[first],
@@ -331,6 +378,10 @@ static void task(rnn_team *team, int rank, void *context) {
     if (run->plan.by_rows) rnn_team_share(rows->rows, 1, rank, team->size, &row, &row_end);
     rnn_rows_clear_padding(rows, f->steps, run->direction->output, run->real_size, &f->y, rank,
                            team->size);
+    if (run->lookup.count) {
+        rnn_lookup_multiply(&run->lookup, run->direction, run->looked_up, rank, team->size);
+        rnn_team_wait(team);
+    }
     for (size_t first = 0, last; first < rows->steps; first = last) {
         last = rnn_rows_chunk_end(rows, first, run->plan.chunk_rows);
         if (first < run->plan.fused && last > run->plan.fused) last = run->plan.fused;
@@ -381,14 +432,14 @@ static void initial_states(const struct run *run, const void *given, const void 
 }
 
 rnn_status rnn_forward_run(const struct rnn_forward *f) {
-    struct run run = {
-        .forward = f,
-        .direction = f->direction,
-        .rows = f->rows,
-        .plan = rnn_plan_forward(f->direction, f->rows, f->threads, f->history != NULL),
-        .history = f->history,
-        .real_size = f->direction->real_size,
-        .padded = f->direction->padded};
+    struct run run = {.forward = f,
+                      .direction = f->direction,
+                      .rows = f->rows,
+                      .plan = rnn_plan_forward(f->direction, f->rows, f->threads,
+                                               f->history != NULL, f->lookup != NULL),
+                      .history = f->history,
+                      .real_size = f->direction->real_size,
+                      .padded = f->direction->padded};
     const struct rnn_direction *d = f->direction;
     RNN_TRY(f->history ? use_history(&run) : allocate_chunk(&run));
     initial_states(&run, f->h0, d->h0, d->output, run.h_start);

@@ -4,12 +4,14 @@
 #define RNN_SEQUENCE_FORWARD_H
 
 #include "core/memory.h"
+#include "sequence/lookup.h"
 #include "sequence/plan.h"
 
 /* What a forward pass keeps of the packed rows for its way back; all rows of states are `padded`
  * apart, all rows of gates their phase's width. */
 struct rnn_history {
-    void *x;                     /* [total][rnn_operand_width(input)] as products take it */
+    void *x; /* [total][rnn_operand_width(input)] as products take it; not of a lookup */
+    struct rnn_packed_lookup lookup;
     void *gates[RNN_PHASES_MAX]; /* [total][width] activated */
     void *h;                     /* [B + total]: the initial states, then every step's */
     void *c;                     /* the same for the cell state, LSTM only */
@@ -17,11 +19,13 @@ struct rnn_history {
     void *cell_out;              /* [total] what is projected, with a projection only */
 };
 
-/* Bytes of a history, and its pieces taken from an arena. */
+/* Bytes of a history, and its pieces taken from an arena. `lookup` NULL: the input is x; else its
+ * table and indices are copied, in the direction's order. */
 rnn_status rnn_history_size(const struct rnn_direction *direction, const struct rnn_rows *rows,
-                            size_t *bytes);
+                            const rnn_lookup *lookup, size_t *bytes);
 void rnn_history_take(const struct rnn_direction *direction, const struct rnn_rows *rows,
-                      rnn_arena *arena, struct rnn_history *history);
+                      const rnn_lookup *lookup, int reverse, rnn_arena *arena,
+                      struct rnn_history *history);
 
 struct rnn_forward {
     const struct rnn_direction *direction;
@@ -29,6 +33,7 @@ struct rnn_forward {
     int reverse;
     size_t steps;                /* T of x and y: beyond a row's length y is cleared */
     rnn_sequence x, y;           /* y: this direction's columns */
+    const rnn_lookup *lookup;    /* instead of x, checked; NULL: x */
     const void *h0, *c0;         /* [B][output], [B][hidden], or NULL */
     void *hn, *cn;               /* the same */
     struct rnn_history *history; /* NULL: inference */

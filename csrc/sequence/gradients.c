@@ -6,12 +6,11 @@
 
 #include "core/status.h"
 
-static void add_set(struct rnn_parameter_gradients *gradients, size_t phase, int recurrent,
-                    void *dw_ih, void *dw_hh, void *db_ih, void *db_hh) {
+static struct rnn_gradient_set *add_set(struct rnn_parameter_gradients *gradients, size_t phase,
+                                        int recurrent, void *dw_ih, void *dw_hh, void *db_ih,
+                                        void *db_hh) {
     const struct rnn_direction *d = gradients->direction;
     const struct rnn_phase_weights *weights = &d->phase[phase];
-    if (d->input == 0) dw_ih = NULL;
-    if (!dw_ih && !dw_hh && !db_ih && !db_hh) return;
     gradients->set[gradients->count++] = (struct rnn_gradient_set){
         .weight =
             {.engine = d->engine,
@@ -24,6 +23,21 @@ static void add_set(struct rnn_parameter_gradients *gradients, size_t phase, int
         .phase = phase,
         .recurrent = recurrent,
         .db = {db_ih, db_hh}};
+    return &gradients->set[gradients->count - 1];
+}
+
+/* The sets of a phase. What the input part's gradients are for comes in a set of its own where
+ * these differ from the recurrent part's, or are added up by index. */
+static void add_phase(struct rnn_parameter_gradients *gradients, size_t phase,
+                      const rnn_gradients *g, int by_index) {
+    const struct rnn_direction *d = gradients->direction;
+    const int differ = rnn_gates_differ(&d->phase[phase]), apart = differ || by_index;
+    void *w_ih = d->input > 0 ? g->w_ih : NULL;
+    if (w_ih || g->b_ih || (!differ && g->b_hh) || (!apart && g->w_hh) || by_index)
+        add_set(gradients, phase, 0, w_ih, apart ? NULL : g->w_hh, g->b_ih, differ ? NULL : g->b_hh)
+            ->looked_up = by_index;
+    if (apart && (g->w_hh || (differ && g->b_hh)))
+        add_set(gradients, phase, 1, NULL, g->w_hh, NULL, differ ? g->b_hh : NULL);
 }
 
 static void add_projection(struct rnn_parameter_gradients *gradients, void *dw_hr) {
@@ -39,23 +53,19 @@ static void add_projection(struct rnn_parameter_gradients *gradients, void *dw_h
 }
 
 void rnn_parameter_gradients_plan(struct rnn_parameter_gradients *gradients,
-                                  const struct rnn_direction *direction,
-                                  const rnn_gradients *wanted, int overwrite, int shares) {
+                                  const struct rnn_backward *b, int shares) {
     const rnn_gradients none = {0};
-    const rnn_gradients *g = wanted ? wanted : &none;
+    const rnn_gradients *g = b->gradients ? b->gradients : &none;
+    const struct rnn_packed_lookup *lookup = &b->history->lookup;
     memset(gradients, 0, sizeof *gradients);
-    gradients->direction = direction;
+    gradients->direction = b->direction;
+    gradients->lookup = lookup;
     gradients->shares = shares;
-    for (size_t p = 0; p < direction->cell->phases; p++)
-        if (rnn_gates_differ(&direction->phase[p])) {
-            add_set(gradients, p, 0, g->w_ih, NULL, g->b_ih, NULL);
-            add_set(gradients, p, 1, NULL, g->w_hh, NULL, g->b_hh);
-        } else {
-            add_set(gradients, p, 0, g->w_ih, g->w_hh, g->b_ih, g->b_hh);
-        }
+    for (size_t p = 0; p < b->direction->cell->phases; p++)
+        add_phase(gradients, p, g, lookup->count && (b->gradients || b->dtable));
     if (g->w_hr) add_projection(gradients, g->w_hr);
-    for (size_t s = 0; s < gradients->count; s++) gradients->set[s].weight.overwrite = overwrite;
-    if (direction->peepholes) gradients->peepholes = g->peepholes;
+    for (size_t s = 0; s < gradients->count; s++) gradients->set[s].weight.overwrite = b->overwrite;
+    if (b->direction->peepholes) gradients->peepholes = g->peepholes;
 }
 
 static void zero(void *array, size_t rows, size_t columns, size_t real_size) {
@@ -93,6 +103,9 @@ static rnn_status pieces(struct rnn_parameter_gradients *gradients, rnn_arena *a
         const size_t each = rnn_gradient_scratch(set->weight.gates, size, gradients->shares);
         if (each > scratch) scratch = each;
         PIECE(set->sums, 1, set->weight.lda * size);
+        if (set->looked_up)
+            PIECE(gradients->by_index[set->phase], gradients->lookup->count,
+                  set->weight.lda * size);
         for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
             struct rnn_gradient_part *part = &set->weight.part[p];
             if (part->dw)
@@ -145,36 +158,77 @@ void rnn_parameter_gradients_clear(const struct rnn_parameter_gradients *gradien
             size_t begin, end;
             columns_of(gradients, set, share, &begin, &end);
             memset(set->sums + begin * size, 0, (end - begin) * size);
+            for (size_t k = 0; set->looked_up && k < gradients->lookup->count; k++)
+                memset(gradients->by_index[set->phase] + (k * set->weight.lda + begin) * size, 0,
+                       (end - begin) * size);
         }
     if (gradients->peepholes && rank == 0)
         memset(gradients->peephole_sums, 0,
                gradients->direction->cell->peepholes * gradients->direction->padded * size);
 }
 
-static void add_to_set(const struct rnn_parameter_gradients *gradients,
-                       const struct rnn_gradient_set *set, const struct rnn_gradient_chunk *chunk,
-                       int share) {
+/* Add `rows` gradients of gates to the sums of a share's columns and to the weights'. */
+static void add_rows(const struct rnn_parameter_gradients *gradients,
+                     const struct rnn_gradient_set *set, struct rnn_weight_gradient weight,
+                     int share) {
     const struct rnn_direction *d = gradients->direction;
-    const size_t p = set->phase;
-    const char *dgates = set->projects    ? chunk->dprojected
-                         : set->recurrent ? chunk->dgates_h[p]
-                                          : chunk->dgates[p];
-    struct rnn_weight_gradient weight = set->weight;
     size_t begin, end;
     columns_of(gradients, set, share, &begin, &end);
     if (set->db[0] || set->db[1])
         (d->low ? d->low->column_sum : d->kernels->column_sum)(
-            &(struct rnn_column_sum){.rows = chunk->rows,
+            &(struct rnn_column_sum){.rows = weight.rows,
                                      .width = end - begin,
-                                     .x = dgates + begin * rnn_operand_size(d),
-                                     .ldx = set->weight.lda,
+                                     .x = (const char *)weight.a + begin * rnn_operand_size(d),
+                                     .ldx = weight.lda,
                                      .y = set->sums + begin * d->real_size});
+    rnn_weight_gradient_add(&weight, share, gradients->shares);
+}
+
+/* Of an input that was looked up a chunk is added up by index. */
+static void add_by_index(const struct rnn_parameter_gradients *gradients,
+                         const struct rnn_gradient_set *set, const struct rnn_gradient_chunk *chunk,
+                         int share) {
+    const struct rnn_direction *d = gradients->direction;
+    size_t begin, end;
+    columns_of(gradients, set, share, &begin, &end);
+    rnn_lookup_add(gradients->lookup, d->kernels,
+                   &(struct rnn_column_sum){
+                       .rows = chunk->rows,
+                       .width = end - begin,
+                       .x = (const char *)chunk->dgates[set->phase] + begin * d->real_size,
+                       .ldx = set->weight.lda,
+                       .y = gradients->by_index[set->phase] + begin * d->real_size},
+                   chunk->begin);
+}
+
+static void add_to_set(const struct rnn_parameter_gradients *gradients,
+                       const struct rnn_gradient_set *set, const struct rnn_gradient_chunk *chunk,
+                       int share) {
+    const size_t p = set->phase;
+    struct rnn_weight_gradient weight = set->weight;
+    if (set->looked_up) {
+        add_by_index(gradients, set, chunk, share);
+        return;
+    }
     weight.rows = chunk->rows;
     weight.first = chunk->first;
-    weight.a = dgates;
+    weight.a = set->projects    ? chunk->dprojected
+               : set->recurrent ? chunk->dgates_h[p]
+                                : chunk->dgates[p];
     weight.part[0].b = chunk->x;
     weight.part[1].b = set->projects ? chunk->cell_out : p == 0 ? chunk->h_before : chunk->reset_h;
-    rnn_weight_gradient_add(&weight, share, gradients->shares);
+    add_rows(gradients, set, weight, share);
+}
+
+/* The rows of the table, each with the sum of the gradients it was looked up for. */
+static void add_table(const struct rnn_parameter_gradients *gradients,
+                      const struct rnn_gradient_set *set, int share) {
+    struct rnn_weight_gradient weight = set->weight;
+    weight.rows = gradients->lookup->count;
+    weight.first = 1;
+    weight.a = gradients->by_index[set->phase];
+    weight.part[0].b = gradients->lookup->table;
+    add_rows(gradients, set, weight, share);
 }
 
 void rnn_parameter_gradients_add(const struct rnn_parameter_gradients *gradients,
@@ -255,6 +309,7 @@ void rnn_parameter_gradients_finish(const struct rnn_parameter_gradients *gradie
     for (int share = first_share(gradients, team, rank); share < gradients->shares;
          share += team->size)
         for (size_t s = 0; s < gradients->count; s++) {
+            if (gradients->set[s].looked_up) add_table(gradients, &gradients->set[s], share);
             finish_biases(gradients, &gradients->set[s], share);
             rnn_weight_gradient_finish(&gradients->set[s].weight, share, gradients->shares);
         }

@@ -4,13 +4,14 @@
 #define RNN_SEQUENCE_GRADIENTS_H
 
 #include "core/memory.h"
-#include "sequence/direction.h"
+#include "sequence/backward.h"
 
 /* What the way back has computed of one chunk. */
 struct rnn_gradient_chunk {
     size_t rows;
+    size_t begin;                         /* its first packed row */
     int first;                            /* of the chunks, the one that is added first */
-    const void *x;                        /* [rows][rnn_operand_width(input)] */
+    const void *x;                        /* [rows][rnn_operand_width(input)], not of a lookup */
     const void *h_before;                 /* [rows][padded] hidden states before each step */
     const void *reset_h;                  /* [rows][padded] GRU_BEFORE only */
     const void *dgates[RNN_PHASES_MAX];   /* for the input part of each phase */
@@ -26,6 +27,7 @@ struct rnn_gradient_set {
     size_t phase;
     int recurrent; /* takes dgates_h */
     int projects;  /* takes dprojected and cell_out */
+    int looked_up; /* added up by index first, then takes these sums and the table */
     void *db[2];   /* NULL: not wanted */
     char *sums;    /* of the columns */
 };
@@ -33,6 +35,8 @@ struct rnn_gradient_set {
 /* Shares are fixed when memory is: a team may come, or become, smaller. */
 struct rnn_parameter_gradients {
     const struct rnn_direction *direction;
+    const struct rnn_packed_lookup *lookup;
+    char *by_index[RNN_PHASES_MAX]; /* [lookup count][lda] gate gradients for the input part */
     int shares;
     size_t count; /* 0: no gradient is wanted */
     struct rnn_gradient_set set[2 * RNN_PHASES_MAX + 1];
@@ -40,11 +44,9 @@ struct rnn_parameter_gradients {
     char *peephole_sums; /* [gates with one][padded] */
 };
 
-/* Say what is wanted; `wanted` may be NULL. With `overwrite` the sums are not added to what there
- * is, but written. */
+/* Say what is wanted. */
 void rnn_parameter_gradients_plan(struct rnn_parameter_gradients *gradients,
-                                  const struct rnn_direction *direction,
-                                  const rnn_gradients *wanted, int overwrite, int shares);
+                                  const struct rnn_backward *backward, int shares);
 
 /* The bytes of its work areas, and these taken from an arena. */
 rnn_status rnn_parameter_gradients_size(const struct rnn_parameter_gradients *gradients,

@@ -101,7 +101,11 @@ static rnn_status check_options(const rnn_engine *engine, const rnn_layer_option
 static rnn_status check_io(const rnn_layer_options *options, const rnn_layer_io *io) {
     if (!io) return rnn_fail(RNN_ERR_ARGUMENT, "io is NULL");
     const int some = io->steps > 0 && io->rows > 0;
-    if (some && !io->x.data && options->input > 0) return rnn_fail(RNN_ERR_ARGUMENT, "x is NULL");
+    if (io->lookup && options->products != RNN_WEIGHTS_REAL)
+        return rnn_fail(RNN_ERR_UNSUPPORTED,
+                        "products in bfloat16 do not know a lookup: copy its rows into x");
+    if (some && !io->lookup && !io->x.data && options->input > 0)
+        return rnn_fail(RNN_ERR_ARGUMENT, "x is NULL");
     if (some && !io->y.data) return rnn_fail(RNN_ERR_ARGUMENT, "y is NULL");
     return RNN_OK;
 }
@@ -137,6 +141,7 @@ rnn_status rnn_layer_directions(const rnn_layer_io *io, int directions, int thre
             .steps = io->steps,
             .x = io->x,
             .y = rnn_sequence_columns(io->y, (size_t)k * output, size),
+            .lookup = io->lookup,
             .h0 = offset(io->h0, h, size),
             .c0 = offset(io->c0, c, size),
             .hn = offset(io->hn, h, size),
@@ -157,6 +162,7 @@ static rnn_status fill_tape(struct rnn_tape *tape, const rnn_engine *engine,
     tape->steps = io->steps;
     tape->directions = options->directions;
     RNN_TRY(rnn_rows_create(&tape->rows, io->steps, io->rows, io->lengths));
+    if (io->lookup) RNN_TRY(rnn_lookup_check(io->lookup, &tape->rows, options->input));
     for (int k = 0; k < options->directions; k++) {
         RNN_TRY(rnn_check_weights(&weights[k], options->input, options->cell, options->variant));
         if (training) RNN_TRY(check_training(options, &weights[k]));
@@ -171,12 +177,12 @@ static rnn_status fill_tape(struct rnn_tape *tape, const rnn_engine *engine,
                                                                      .backward = training,
                                                                      .threads = options->threads},
                                      &weights[k]));
-        if (training) RNN_TRY(rnn_history_size(direction[k], &tape->rows, &bytes));
+        if (training) RNN_TRY(rnn_history_size(direction[k], &tape->rows, io->lookup, &bytes));
     }
     if (training) {
         RNN_TRY(rnn_arena_create(&tape->arena, engine->pool, bytes));
         for (int k = 0; k < options->directions; k++)
-            rnn_history_take(direction[k], &tape->rows, &tape->arena, history[k]);
+            rnn_history_take(direction[k], &tape->rows, io->lookup, k, &tape->arena, history[k]);
     }
     return rnn_layer_directions(io, options->directions, options->threads, &tape->rows, direction,
                                 training ? history : NULL);
@@ -203,6 +209,10 @@ rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
     if (!grad) return rnn_fail(RNN_ERR_ARGUMENT, "grad is NULL");
     if (grad->threads < 1)
         return rnn_fail(RNN_ERR_ARGUMENT, "threads is %d, expected at least 1", grad->threads);
+    if (grad->dx.data && tape->each[0].history.lookup.count)
+        return rnn_fail(RNN_ERR_ARGUMENT, "dx is given, but the input was a lookup: use dtable");
+    if (grad->dtable && !tape->each[0].history.lookup.count)
+        return rnn_fail(RNN_ERR_ARGUMENT, "dtable is given, but the input was x, no lookup");
     if (grad->dx.data) {
         const struct rnn_direction *d = &tape->each[0].direction;
         rnn_rows_clear_padding(&tape->rows, tape->steps, d->input, d->real_size, &grad->dx, 0, 1);
@@ -221,7 +231,9 @@ rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
             .dhn = offset(grad->dhn, h, size),
             .dcn = offset(grad->dcn, c, size),
             .dx = grad->dx,
+            .dtable = grad->dtable,
             .add_dx = k > 0,
+            .add_dtable = k > 0 || !grad->overwrite,
             .dh0 = offset(grad->dh0, h, size),
             .dc0 = offset(grad->dc0, c, size),
             .gradients = grad->gradients ? &grad->gradients[k] : NULL,

@@ -26,10 +26,10 @@ static double step_work(const struct rnn_direction *d, int with_input) {
            (double)(d->hidden + (with_input ? d->input : 0));
 }
 
-static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows *rows,
-                            int threads) {
+static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows *rows, int threads,
+                            int looked_up) {
     struct rnn_plan plan = {.threads = 1, .chunk_rows = rows->total};
-    const double work = step_work(d, 1) * (double)rows->total;
+    const double work = step_work(d, !looked_up) * (double)rows->total;
     const double each =
         step_work(d, 0) * (double)rows->total / (double)(rows->steps + !rows->steps);
     const size_t panels = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
@@ -54,22 +54,23 @@ static size_t fused_steps(const struct rnn_direction *d, const struct rnn_rows *
 }
 
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn_rows *rows,
-                                 int threads, int training) {
-    struct rnn_plan result = plan(d, rows, threads);
+                                 int threads, int training, int looked_up) {
+    struct rnn_plan result = plan(d, rows, threads, looked_up);
     size_t row = d->input;
     for (size_t p = 0; p < d->cell->phases; p++) row += d->phase[p].width;
     const size_t weights = (row - d->input) * d->input * d->real_size;
-    const size_t chunk = weights > LARGE_WEIGHTS ? weights : CHUNK_BYTES;
+    const size_t chunk = weights > LARGE_WEIGHTS && !looked_up ? weights : CHUNK_BYTES;
     result.chunk_rows = chunk / (row * d->real_size) + rows->rows;
     if (result.chunk_rows > rows->total) result.chunk_rows = rows->total;
     /* Where the gates of every step are kept nothing is saved. */
-    if (!training || !rnn_keeps_gates(d)) result.fused = fused_steps(d, rows, &result);
+    if (!looked_up && (!training || !rnn_keeps_gates(d)))
+        result.fused = fused_steps(d, rows, &result);
     return result;
 }
 
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rnn_rows *rows,
-                                  int threads) {
-    return plan(d, rows, threads);
+                                  int threads, int looked_up) {
+    return plan(d, rows, threads, looked_up);
 }
 
 int rnn_plan_side_by_side(const struct rnn_direction *d, const struct rnn_rows *rows,

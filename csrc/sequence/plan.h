@@ -14,10 +14,11 @@ struct rnn_plan {
     size_t chunk_rows; /* of the others it is computed for so many packed rows at once, at most */
 };
 
+/* `looked_up`: the input part is a copy of rows of a table, no product. */
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *direction, const struct rnn_rows *rows,
-                                 int threads, int training);
+                                 int threads, int training, int looked_up);
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *direction,
-                                  const struct rnn_rows *rows, int threads);
+                                  const struct rnn_rows *rows, int threads, int looked_up);
 
 /* Whether two threads run the two directions of a layer side by side, without a barrier, rather
  * than share each in turn. */

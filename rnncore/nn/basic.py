@@ -85,7 +85,16 @@ class Embedding(Module):
 
     def forward(self, indices):
         """Look up integers of any shape; the vectors are the new last axis."""
-        return functional.embedding(indices, self.weight, self.padding_idx)
+        return self.lookup(indices).tensor()
+
+    def lookup(self, indices):
+        """Leave looking up to a recurrent module, which is faster: ``lstm(embedding.lookup(x))``.
+
+        Returns
+        -------
+        rnncore.lookup.Lookup
+        """
+        return functional.Lookup(indices, self.weight, self.padding_idx)
 
     def spec(self):
         """Describe the module, see `Module.spec`."""

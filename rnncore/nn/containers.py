@@ -1,6 +1,9 @@
 """Sequential: layers one after the other, states of the recurrent ones included."""
 # SPDX-License-Identifier: Apache-2.0
 
+from itertools import pairwise
+
+from rnncore.nn.basic import Embedding
 from rnncore.nn.convolution import Conv1d
 from rnncore.nn.module import Module
 from rnncore.nn.recurrent import Recurrent
@@ -9,7 +12,8 @@ from rnncore.nn.recurrent import Recurrent
 class Sequential(Module):
     """Modules one after the other.
 
-    A recurrent module passes its output on; its state is kept for the caller, who gets it with
+    An embedding before a recurrent module is looked up by that, see `Embedding.lookup`. A recurrent
+    module passes its output on; its state is kept for the caller, who gets it with
     ``return_state=True`` and may give it back at the next call (truncated back-propagation through
     time: detach it first).
 
@@ -78,8 +82,10 @@ class Sequential(Module):
                 f"state has {given} entries, expected one a recurrent module = {count}"
             )
         before, after = iter(state), []
-        for module in self:
-            if isinstance(module, Sequential):
+        for module, following in pairwise((*self, None)):
+            if _is_lookup(module, following):
+                x = module.lookup(x)
+            elif isinstance(module, Sequential):
                 part = tuple(next(before) for _ in module.recurrents())
                 x, states = module(x, part, lengths, return_state=True)
                 after += states
@@ -100,3 +106,13 @@ class Sequential(Module):
         """Describe the modules, see `Module.spec`."""
         layers = [{"name": name, **module.spec()} for name, module in self._modules.items()]
         return {"kind": "Sequential", "layers": layers}
+
+
+def _is_lookup(module, following):
+    """Whether a module is an embedding that the one behind it looks up: both as they are here."""
+    return (
+        isinstance(module, Embedding)
+        and isinstance(following, Recurrent)
+        and type(module).forward is Embedding.forward
+        and type(following).forward is Recurrent.forward
+    )

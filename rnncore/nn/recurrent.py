@@ -187,7 +187,8 @@ class Recurrent(Module):
         Parameters
         ----------
         x : Tensor or array, shape (T, B, input_size), or (B, T, input_size) if batch_first
-            Or (T, input_size), one sequence without a batch axis.
+            Or (T, input_size), one sequence without a batch axis. Or what `Embedding.lookup` gives:
+            the rows of its table are then multiplied once each where that is less work.
         hx : Tensor or array, or for LSTM a pair (h_0, c_0), optional
             Initial states, shape (num_layers * num_directions, B, hidden_size), h_0 of an LSTM with
             a projection (..., proj_size), without B for unbatched input; by default the learned
@@ -201,7 +202,8 @@ class Recurrent(Module):
         y : Tensor, shape (T, B, num_directions * output_size), or batch first, or unbatched
         h_n : Tensor, of the states' shape; for LSTM (h_n, c_n)
         """
-        x = as_tensor(x, self.dtype, "input")
+        if not isinstance(x, functional.Lookup):
+            x = as_tensor(x, self.dtype, "input")
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             order = "batch, steps" if self.batch_first else "steps, batch"
             raise ValueError(

@@ -32,7 +32,7 @@ struct layout layout_of(const struct problem *p) {
     const size_t h = directions * p->rows * output, c = directions * p->rows * p->hidden;
     const size_t gates = gates_of(p->cell) * p->hidden;
     const size_t peepholes = p->cell == RNN_CELL_LSTM ? 3 : 2;
-    l.h0 = p->steps * p->rows * p->input;
+    l.h0 = (p->indices ? p->count : p->steps * p->rows) * p->input;
     l.c0 = l.h0 + h;
     l.inputs = l.c0 + (has_c(p) ? c : 0);
     for (size_t d = 0; d < directions; d++) {
@@ -133,11 +133,13 @@ rnn_status forward(const rnn_engine *engine, const struct problem *p, const void
                                        .threads = p->threads,
                                        .products = p->products,
                                        .variant = variant_of(p, &variant)};
+    const rnn_lookup lookup = {p->indices, (ptrdiff_t)p->rows, 1, inputs, p->count};
     const rnn_layer_io io = {
         .steps = p->steps,
         .rows = p->rows,
         .lengths = p->lengths,
-        .x = sequence(p, inputs, p->input),
+        .x = p->indices ? (rnn_sequence){0} : sequence(p, inputs, p->input),
+        .lookup = p->indices ? &lookup : NULL,
         .y = sequence(p, outputs, (size_t)p->directions * output_of(p)),
         .h0 = at(inputs, l.h0, p->dtype),
         .c0 = has_c(p) ? at(inputs, l.c0, p->dtype) : NULL,
@@ -163,7 +165,8 @@ rnn_status backward(rnn_tape *tape, const struct problem *p, const void *output_
         .dy = sequence(p, output_gradients, (size_t)p->directions * output_of(p)),
         .dhn = at(output_gradients, l.hn, p->dtype),
         .dcn = has_c(p) ? at(output_gradients, l.cn, p->dtype) : NULL,
-        .dx = sequence(p, input_gradients, p->input),
+        .dx = p->indices ? (rnn_sequence){0} : sequence(p, input_gradients, p->input),
+        .dtable = p->indices ? input_gradients : NULL,
         .dh0 = at(input_gradients, l.h0, p->dtype),
         .dc0 = has_c(p) ? at(input_gradients, l.c0, p->dtype) : NULL,
         .gradients = gradients,

@@ -1,8 +1,9 @@
 /* problem.h - one recurrent layer as a function of a flat vector, so that tests treat all cells
  * alike. SPDX-License-Identifier: Apache-2.0
  *
- * The inputs are x, h0, c0 and the weights of each direction, one after another; the outputs are y,
- * hn, cn. Gradients have the layout of what they are the gradients of. */
+ * The inputs are x, or the table of a lookup, h0, c0 and the weights of each direction, one after
+ * another; the outputs are y, hn, cn. Gradients have the layout of what they are the gradients of.
+ */
 #ifndef PROBLEM_H
 #define PROBLEM_H
 
@@ -16,9 +17,11 @@ struct problem {
     int bias;
     size_t steps, rows, input, hidden;
     const int64_t *lengths; /* NULL: all whole */
+    const int64_t *indices; /* [steps][rows] of a lookup, in a table of `count` rows; NULL: none */
+    size_t count;
     int threads;
     rnn_weight_format products;
-    int overwrite; /* the weights' gradients */
+    int overwrite; /* the gradients of the weights and the table */
 };
 
 enum { W_IH, W_HH, B_IH, B_HH, W_HR, PEEPHOLES, WEIGHTS };
@@ -55,7 +58,8 @@ void *new_output_gradients(const struct problem *problem, unsigned seed);
 rnn_status forward(const rnn_engine *engine, const struct problem *problem, const void *inputs,
                    void *outputs, rnn_tape **tape);
 
-/* input_gradients: weights' are added to, unless `overwrite`; the others written. */
+/* input_gradients: those of the weights and the table are added to, unless `overwrite`; the others
+ * are written. */
 rnn_status backward(rnn_tape *tape, const struct problem *problem, const void *output_gradients,
                     void *input_gradients);
 

@@ -119,16 +119,19 @@ void test_golden_bits(void) {
 
 /* Shapes with enough work for several threads, by rows, by panels, and ragged. */
 void test_threads(void) {
-    static int64_t lengths[13];
+    static int64_t lengths[13], indices[70 * 13];
     for (size_t b = 0; b < 13; b++) lengths[b] = (int64_t)(b * 7 % 21);
-    for (size_t k = 0; k < CELLS * 6; k++) {
+    for (size_t n = 0; n < 70 * 13; n++) indices[n] = (int64_t)(n * n % 29);
+    for (size_t k = 0; k < CELLS * 12; k++) {
         const size_t kind = k / CELLS % 3;
         const int single = cells[k % CELLS].cell <= RNN_CELL_RELU;
         struct problem p = {.cell = cells[k % CELLS].cell,
                             .varied = cells[k % CELLS].varied,
-                            .dtype = (rnn_dtype)(k / CELLS / 3),
+                            .dtype = (rnn_dtype)(k / CELLS / 3 % 2),
                             .directions = 1,
                             .bias = 1,
+                            .indices = k < CELLS * 6 ? NULL : indices,
+                            .count = 29,
                             .steps = single && kind == 1 ? 70 : 20,
                             .rows = kind == 1 ? 3 : 13,
                             .input = 30,

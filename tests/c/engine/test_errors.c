@@ -110,7 +110,25 @@ void test_layer_errors(void) {
     WRONG(c.io.y.data = NULL, "y");
     for (size_t k = 0; k < sizeof lengths / sizeof lengths[0]; k++)
         WRONG(c.io.lengths = lengths[k], "lengths[");
+    static const int64_t beyond[] = {0, 1, 2, 3}, negative[] = {0, -1, 2, 0};
+    const rnn_lookup lookup = {beyond, 2, 1, x, 3};
+    const rnn_lookup below = {negative, 2, 1, x, 3}, empty = {beyond, 2, 1, x, 0};
+    const rnn_lookup no_table = {beyond, 2, 1, NULL, 3}, no_indices = {NULL, 2, 1, x, 3};
+    WRONG(c.io.lookup = &lookup,
+          "indices holds 3 at step 1, row 1, expected at least 0 and below 3");
+    WRONG(c.io.lookup = &below, "indices holds -1 at step 0, row 1");
+    WRONG(c.io.lookup = &empty, "count is 0");
+    WRONG(c.io.lookup = &no_table, "table is NULL");
+    WRONG(c.io.lookup = &no_indices, "indices is NULL");
+    WRONG((c.io.lookup = &lookup, c.options.input = 0), "input is 0");
 #undef WRONG
+    static const int64_t first_step[] = {2, 1};
+    c = good; /* what lies beyond a length is not looked at */
+    c.io.lookup = &lookup;
+    c.io.lengths = first_step;
+    NEED(call(&c));
+    c.options.products = RNN_WEIGHTS_BFLOAT16;
+    FAILS(call(&c), RNN_ERR_UNSUPPORTED, "lookup");
     c = good;
     c.options.products = RNN_WEIGHTS_INT8;
     FAILS(call(&c), RNN_ERR_UNSUPPORTED, "products is 2");
@@ -131,6 +149,14 @@ void test_layer_errors(void) {
     FAILS(rnn_layer_backward(tape, NULL), RNN_ERR_ARGUMENT, "grad");
     grad.threads = 0;
     FAILS(rnn_layer_backward(tape, &grad), RNN_ERR_ARGUMENT, "threads");
+    grad = (rnn_layer_grad){.threads = 1, .dtable = x};
+    FAILS(rnn_layer_backward(tape, &grad), RNN_ERR_ARGUMENT, "dtable");
+    rnn_tape_free(tape);
+    c = good;
+    c.io.lookup = &(rnn_lookup){first_step, 0, 1, x, 3};
+    NEED(rnn_layer_forward(engine, &c.options, c.weights, &c.io, &tape));
+    grad = (rnn_layer_grad){.threads = 1, .dx = good.io.x};
+    FAILS(rnn_layer_backward(tape, &grad), RNN_ERR_ARGUMENT, "dx");
     rnn_tape_free(tape);
     rnn_tape_free(NULL);
     free(inputs);

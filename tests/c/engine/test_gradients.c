@@ -7,6 +7,7 @@
 #include "tests.h"
 
 static const int64_t ragged[] = {2, 4, 0, 3};
+static const int64_t indices[] = {1, 0, 2, 2, 4, 1, 1, 2, 0, 4, 2, 4, 2, 2, 1, 0};
 
 static double loss(const rnn_engine *engine, const struct problem *p, const void *inputs,
                    void *outputs, const double *weights) {
@@ -62,19 +63,22 @@ void test_gradients(void) {
             rnn_engine *engine = new_engine(rnn_isa_name(isa, NULL), (rnn_gemm)gemm);
             if (!engine) continue;
             for (size_t c = 0; c < CELLS; c++)
-                for (int option = 0; option < 4; option++) {
+                for (int option = 0; option < 6; option++) {
                     context = cells[c].name;
-                    check_gradients(engine, &(struct problem){.cell = cells[c].cell,
-                                                              .varied = cells[c].varied,
-                                                              .dtype = RNN_FLOAT64,
-                                                              .directions = 1 + option % 2,
-                                                              .bias = option != 2,
-                                                              .steps = 4,
-                                                              .rows = 4,
-                                                              .input = 3,
-                                                              .hidden = option == 3 ? 2 : 5,
-                                                              .lengths = option < 2 ? NULL : ragged,
-                                                              .threads = 1});
+                    check_gradients(engine,
+                                    &(struct problem){.cell = cells[c].cell,
+                                                      .varied = cells[c].varied,
+                                                      .dtype = RNN_FLOAT64,
+                                                      .directions = 1 + option % 2,
+                                                      .bias = option != 2,
+                                                      .steps = 4,
+                                                      .rows = 4,
+                                                      .input = 3,
+                                                      .hidden = option == 3 ? 2 : 5,
+                                                      .lengths = option < 2 ? NULL : ragged,
+                                                      .indices = option < 4 ? NULL : indices,
+                                                      .count = 5,
+                                                      .threads = 1});
                 }
             rnn_engine_free(engine);
         }
@@ -195,20 +199,88 @@ void test_overwritten(void) {
     for (int isa = 0; isa < rnn_isa_count(); isa++)
         for (int gemm = RNN_GEMM_PACKED; gemm <= RNN_GEMM_BLAS; gemm++) {
             rnn_engine *engine = new_engine(rnn_isa_name(isa, NULL), (rnn_gemm)gemm);
-            for (size_t k = 0; engine && k < CELLS * 12; k++) {
+            for (size_t k = 0; engine && k < CELLS * 24; k++) {
                 struct problem p = odd(&cells[k % CELLS]);
-                const size_t option = k / CELLS;
+                const size_t option = k / CELLS % 12;
+                p.indices = k < CELLS * 12 ? NULL : indices;
+                p.count = 5;
                 context = cells[k % CELLS].name;
                 p.dtype = option % 2 ? RNN_FLOAT32 : RNN_FLOAT64;
                 p.hidden = option % 4 < 2 ? 33 : 130;
                 p.lengths = lengths[option / 4];
                 p.threads = option % 4 < 2 ? 1 : 2;
                 check_overwritten(engine, p);
-                if (p.dtype == RNN_FLOAT64) continue;
+                if (p.dtype == RNN_FLOAT64 || p.indices) continue;
                 p.products = RNN_WEIGHTS_BFLOAT16;
                 if (p.varied) p.varied = 1; /* the way back in bfloat16 knows no more */
                 check_overwritten(engine, p);
             }
             rnn_engine_free(engine);
         }
+}
+
+/* Rows of a table give to the bit what they give copied into x, and the gradients, to rounding,
+ * that follow from x's. */
+static void check_lookup(const rnn_engine *engine, const struct problem *p) {
+    struct problem plain = *p;
+    plain.indices = NULL;
+    const struct layout l = layout_of(p), full = layout_of(&plain);
+    const size_t size = real_size(p->dtype), steps = p->steps * p->rows, own = l.inputs - l.h0;
+    char *inputs = new_inputs(p, 4), *dout = new_output_gradients(p, 4);
+    char *copied = allocate(full.inputs, size);
+    char *y = allocate(l.outputs, size), *din = allocate(l.inputs, size);
+    char *expected = allocate(l.outputs, size), *dfull = allocate(full.inputs, size);
+    rnn_tape *tape = NULL, *tape_full = NULL;
+    double worst = 0, scale = 0;
+    for (size_t n = 0; n < steps; n++)
+        memcpy(copied + n * p->input * size, inputs + (size_t)p->indices[n] * p->input * size,
+               p->input * size);
+    memcpy(copied + full.h0 * size, inputs + l.h0 * size, own * size);
+    NEED(forward(engine, &plain, copied, expected, &tape_full));
+    NEED(forward(engine, p, inputs, y, NULL));
+    CHECK(memcmp(y, expected, l.outputs * size) == 0, "inference differs");
+    memset(y, 0, l.outputs * size);
+    NEED(forward(engine, p, inputs, y, &tape));
+    CHECK(memcmp(y, expected, l.outputs * size) == 0, "training differs");
+    NEED(backward(tape, p, dout, din));
+    NEED(backward(tape_full, &plain, dout, dfull));
+    for (size_t n = 0; n < steps; n++) /* taken off again: zeros are left */
+        for (size_t j = 0; j < p->input; j++) {
+            const size_t to = (size_t)p->indices[n] * p->input + j;
+            set(din, to, p->dtype, get(din, to, p->dtype) - get(dfull, n * p->input + j, p->dtype));
+        }
+    for (size_t i = 0; i < l.inputs; i++) {
+        const double want = i < l.h0 ? 0 : get(dfull, full.h0 + i - l.h0, p->dtype);
+        worst = fmax(worst, fabs(get(din, i, p->dtype) - want));
+        scale = fmax(scale, fabs(want));
+    }
+    CHECK(worst < (p->dtype == RNN_FLOAT32 ? 1e-5 : 1e-13) * scale, "gradients: %g of %g", worst,
+          scale);
+    rnn_tape_free(tape);
+    rnn_tape_free(tape_full);
+    free(inputs);
+    free(dout);
+    free(copied);
+    free(y);
+    free(din);
+    free(expected);
+    free(dfull);
+}
+
+void test_lookup(void) {
+    for (int isa = 0; isa < rnn_isa_count(); isa++) {
+        rnn_engine *engine = new_engine(rnn_isa_name(isa, NULL), RNN_GEMM_PACKED);
+        for (size_t k = 0; engine && k < CELLS * 8; k++) {
+            struct problem p = odd(&cells[k % CELLS]);
+            const size_t option = k / CELLS;
+            context = cells[k % CELLS].name;
+            p.dtype = option % 2 ? RNN_FLOAT32 : RNN_FLOAT64;
+            p.lengths = option / 2 % 2 ? ragged : NULL;
+            p.hidden = option < 4 ? 33 : 130;
+            p.indices = indices;
+            p.count = 5;
+            check_lookup(engine, &p);
+        }
+        rnn_engine_free(engine);
+    }
 }

@@ -27,9 +27,12 @@ static rnn_status make_engine(rnn_gemm gemm, rnn_engine **engine) {
 }
 
 /* An engine, a layer forward and backward. Handles are freed also after a failure. */
-static rnn_status train_in(const struct kind *kind, rnn_gemm gemm, rnn_weight_format products) {
+static rnn_status train_in(const struct kind *kind, rnn_gemm gemm, rnn_weight_format products,
+                           const int64_t *indices) {
     struct problem p = small(kind);
     p.products = products;
+    p.indices = indices;
+    p.count = 5;
     if (products != RNN_WEIGHTS_REAL && p.varied) p.varied = 1;
     const struct layout l = layout_of(&p);
     void *inputs = new_inputs(&p, 1), *dout = new_output_gradients(&p, 1);
@@ -55,11 +58,16 @@ static rnn_status train_in(const struct kind *kind, rnn_gemm gemm, rnn_weight_fo
 }
 
 static rnn_status train(const struct kind *kind, rnn_gemm gemm) {
-    return train_in(kind, gemm, RNN_WEIGHTS_REAL);
+    return train_in(kind, gemm, RNN_WEIGHTS_REAL, NULL);
+}
+
+static rnn_status train_lookup(const struct kind *kind, rnn_gemm gemm) {
+    static const int64_t indices[] = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1};
+    return train_in(kind, gemm, RNN_WEIGHTS_REAL, indices);
 }
 
 static rnn_status train_low(const struct kind *kind, rnn_gemm gemm) {
-    return train_in(kind, gemm, RNN_WEIGHTS_BFLOAT16);
+    return train_in(kind, gemm, RNN_WEIGHTS_BFLOAT16, NULL);
 }
 
 static rnn_status add_layers(rnn_session *session, const struct problem *p, const float *inputs) {
@@ -125,6 +133,7 @@ void test_failing_allocations(void) {
         for (int gemm = RNN_GEMM_PACKED; gemm <= RNN_GEMM_BLAS; gemm++) {
             context = cells[c].name;
             sweep(train, &cells[c], (rnn_gemm)gemm);
+            sweep(train_lookup, &cells[c], (rnn_gemm)gemm);
             sweep(train_low, &cells[c], (rnn_gemm)gemm);
             sweep(infer, &cells[c], (rnn_gemm)gemm);
         }
