@@ -266,24 +266,45 @@ static struct states states_before(const struct run *run, size_t first, size_t s
     return states_after(run, first, s - 1);
 }
 
-/* The hidden states of rows [begin, end) of a step, from what the cell gave out. */
-static void project(const struct run *run, const char *cell_out, struct states after, size_t begin,
-                    size_t end, rnn_team *team, int rank) {
-    const int by_rows = run->plan.by_rows;
-    rnn_matrix_multiply(&run->direction->w_hr,
-                        &(struct rnn_operands){.rows = end - begin,
-                                               .x = cell_out + begin * run->padded * run->real_size,
-                                               .ldx = run->padded,
-                                               .y = after.data + begin * after.ld * run->real_size,
-                                               .ldy = after.ld,
-                                               .width = run->direction->output},
-                        by_rows ? 0 : rank, by_rows ? 1 : team->size);
-    if (!by_rows) rnn_team_wait(team);
+/* Rows of a step: `count` positions from `begin` on, `stride` apart. */
+struct share {
+    size_t begin, count, stride;
+    int apart; /* they are this thread's own; else all threads', who have panels of units each */
+};
+
+static struct share rows_of_rank(const struct run *run, size_t s, int size, int rank) {
+    const size_t active = run->rows->active[s], step = (size_t)size, at = (size_t)rank;
+    size_t begin, end;
+    if (s < run->plan.dealt) {
+        if (rank >= size || at >= active) return (struct share){0, 0, step, 1};
+        return (struct share){at, (active - at + step - 1) / step, step, 1};
+    }
+    if (!run->plan.by_rows) return (struct share){0, active, 1, 0};
+    rnn_team_share(run->rows->rows, 1, rank, size, &begin, &end);
+    if (end > active) end = active;
+    return (struct share){begin, begin < end ? end - begin : 0, 1, 1};
 }
 
-/* Step s of the chunk that began at step `first`: rows [begin, end) of the active ones. */
-static void one_step(struct run *run, size_t first, size_t s, size_t begin, size_t end,
-                     rnn_team *team, int rank) {
+/* The hidden states of a step, from what the cell gave out. */
+static void project(const struct run *run, const char *cell_out, struct states after,
+                    struct share own, rnn_team *team, int rank) {
+    const size_t row = run->padded * run->real_size;
+    rnn_matrix_multiply(
+        &run->direction->w_hr,
+        &(struct rnn_operands){.rows = own.count,
+                               .x = cell_out + own.begin * row,
+                               .ldx = own.stride * run->padded,
+                               .y = after.data + own.begin * after.ld * run->real_size,
+                               .ldy = own.stride * after.ld,
+                               .width = run->direction->output},
+        own.apart ? 0 : rank, own.apart ? 1 : team->size);
+    if (!own.apart) rnn_team_wait(team);
+}
+
+/* Step s of the chunk that began at step `first`. */
+static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, int rank) {
+    const struct share own = rows_of_rank(run, s, team->size, rank);
+    const size_t begin = own.begin, stride = own.stride;
     const struct rnn_direction *d = run->direction;
     const struct rnn_rows *rows = run->rows;
     const size_t at = rows->offset[s] - buffer_origin(run, first), batch = rows->rows;
@@ -304,46 +325,46 @@ static void one_step(struct run *run, size_t first, size_t s, size_t begin, size
         const struct rnn_phase_weights *phase = &d->phase[p];
         const int last = p + 1 == d->cell->phases;
         size_t panel = 0, panel_end = phase->panels;
-        if (!run->plan.by_rows)
-            rnn_team_share(phase->panels, 1, rank, team->size, &panel, &panel_end);
+        if (!own.apart) rnn_team_share(phase->panels, 1, rank, team->size, &panel, &panel_end);
         struct rnn_step step = {
-            .rows = end - begin,
+            .rows = own.count,
             .hidden = d->hidden,
             .begin = panel,
             .end = panel_end,
             .descending = s % 2 != 0,
             .gates = fused ? NULL : gates_of(run, p, at + begin),
-            .ld_gates = phase->width,
+            .ld_gates = stride * phase->width,
             .keep = !fused && (run->history || !last),
             .a = p == 0 ? before.data + begin * before.ld * size : reset_h + begin * state,
-            .ld_a = p == 0 ? before.ld : run->padded,
+            .ld_a = stride * (p == 0 ? before.ld : run->padded),
             .w_hh = phase->w_hh.panels,
             .h = before.data + begin * before.ld * size,
-            .ld_h = before.ld,
+            .ld_h = stride * before.ld,
             .c = c + begin * state,
-            .ld_c = run->padded,
+            .ld_c = stride * run->padded,
             .h_out = last ? out.data + begin * out.ld * size : reset_h + begin * state,
-            .ld_h_out = last ? out.ld : run->padded,
+            .ld_h_out = stride * (last ? out.ld : run->padded),
             .c_out = c_out + begin * state,
-            .ld_c_out = run->padded,
+            .ld_c_out = stride * run->padded,
             .first = gates_of(run, 0, at + begin),
-            .ld_first = d->phase[0].width,
+            .ld_first = stride * d->phase[0].width,
             .form = &d->form,
             .work = run->work + (size_t)rank * run->work_size,
         };
         if (fused) {
             step.bias = phase->bias;
             step.x = input_of(run, first, s) + begin * run->ldx * run->x_size;
-            step.ldx = run->ldx;
+            step.ldx = stride * run->ldx;
             step.w_ih = phase->w_ih.panels;
         }
-        if (begin < end) {
+        if (own.count > 0) {
             if (d->blas) recurrent_blas(phase, &step);
             phase->step(&step);
         }
-        if (!run->plan.by_rows) rnn_team_wait(team);
+        if (!own.apart) rnn_team_wait(team);
     }
-    if (cell_out && begin < end) project(run, cell_out, after, begin, end, team, rank);
+    if (cell_out && own.count > 0) project(run, cell_out, after, own, team, rank);
+    if (s + 1 == run->plan.dealt) rnn_team_wait(team); /* from here on steps are shared */
 }
 
 /* Keep each row's last hidden state of the steps [first, last) where the next chunk finds it. */
@@ -373,9 +394,7 @@ static void task(rnn_team *team, int rank, void *context) {
     struct run *run = context;
     const struct rnn_forward *f = run->forward;
     const struct rnn_rows *rows = run->rows;
-    size_t row = 0, row_end = rows->rows;
     if (rank == 0) team->elastic = !run->plan.by_rows;
-    if (run->plan.by_rows) rnn_team_share(rows->rows, 1, rank, team->size, &row, &row_end);
     rnn_rows_clear_padding(rows, f->steps, run->direction->output, run->real_size, &f->y, rank,
                            team->size);
     if (run->lookup.count) {
@@ -387,10 +406,7 @@ static void task(rnn_team *team, int rank, void *context) {
         if (first < run->plan.fused && last > run->plan.fused) last = run->plan.fused;
         gather_input(run, first, last, team, rank);
         if (first >= run->plan.fused) input_part(run, first, last, team, rank);
-        for (size_t s = first; s < last; s++) {
-            const size_t end = row_end < rows->active[s] ? row_end : rows->active[s];
-            one_step(run, first, s, row, row < end ? end : row, team, rank);
-        }
+        for (size_t s = first; s < last; s++) one_step(run, first, s, team, rank);
         rnn_team_wait(team);
         if (run->h) give_chunk(run, first, last, team, rank);
     }

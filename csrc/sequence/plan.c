@@ -26,19 +26,33 @@ static double step_work(const struct rnn_direction *d, int with_input) {
            (double)(d->hidden + (with_input ? d->input : 0));
 }
 
+/* Rows from which on each thread has enough of its own. */
+static size_t rows_worth(const struct rnn_direction *d, int threads) {
+    const int large = step_work(d, 0) * (double)d->real_size > LARGE_WEIGHTS;
+    return (size_t)threads * (large ? ROWS_OF_LARGE : ROWS_WORTH_SHARING);
+}
+
+/* Leading steps of ragged rows with enough of them for every thread: active rows only fall. */
+static size_t dealt_steps(const struct rnn_direction *d, const struct rnn_rows *rows, int threads) {
+    const size_t least = rows_worth(d, threads);
+    size_t steps = 0;
+    while (rows->ragged && steps < rows->steps && rows->active[steps] >= least) steps++;
+    return steps;
+}
+
+/* `dealt`: packed rows that need no barrier though they are ragged. */
 static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows *rows, int threads,
-                            int looked_up) {
+                            int looked_up, size_t dealt) {
     struct rnn_plan plan = {.threads = 1, .chunk_rows = rows->total};
     const double work = step_work(d, !looked_up) * (double)rows->total;
     const double each =
         step_work(d, 0) * (double)rows->total / (double)(rows->steps + !rows->steps);
     const size_t panels = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
     if (threads <= 1 || d->blas || work < CALL_WORTH_SHARING) return plan;
-    const int large = step_work(d, 0) * (double)d->real_size > LARGE_WEIGHTS;
-    const int few = rows->rows < (size_t)threads * (large ? ROWS_OF_LARGE : ROWS_WORTH_SHARING);
     /* The longest of ragged rows end when the others are long done: these share every step. */
-    plan.by_rows = !few && !rows->ragged;
-    if (plan.by_rows || (each >= STEP_WORTH_SHARING && panels > 1)) plan.threads = threads;
+    plan.by_rows = rows->rows >= rows_worth(d, threads) && !rows->ragged;
+    if (plan.by_rows || dealt > rows->total / 2 || (each >= STEP_WORTH_SHARING && panels > 1))
+        plan.threads = threads;
     return plan;
 }
 
@@ -55,7 +69,9 @@ static size_t fused_steps(const struct rnn_direction *d, const struct rnn_rows *
 
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                  int threads, int training, int looked_up) {
-    struct rnn_plan result = plan(d, rows, threads, looked_up);
+    const size_t dealt = dealt_steps(d, rows, threads);
+    struct rnn_plan result = plan(d, rows, threads, looked_up, rows->offset[dealt]);
+    result.dealt = result.threads > 1 ? dealt : 0;
     size_t row = d->input;
     for (size_t p = 0; p < d->cell->phases; p++) row += d->phase[p].width;
     const size_t weights = (row - d->input) * d->input * d->real_size;
@@ -70,7 +86,7 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
 
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                   int threads, int looked_up) {
-    return plan(d, rows, threads, looked_up);
+    return plan(d, rows, threads, looked_up, 0);
 }
 
 int rnn_plan_side_by_side(const struct rnn_direction *d, const struct rnn_rows *rows,

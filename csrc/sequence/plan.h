@@ -9,7 +9,9 @@
 struct rnn_plan {
     int threads;
     int by_rows;  /* each thread has rows of the batch and needs no barrier at a step; else each
-                     has panels of units */
+                     has panels of units, */
+    size_t dealt; /* forward: but for so many steps of ragged rows, from the first on, in which
+                     each thread has every so many'th row */
     size_t fused; /* forward: so many steps, from the first on, take their input part along; */
     size_t chunk_rows; /* of the others it is computed for so many packed rows at once, at most */
 };
