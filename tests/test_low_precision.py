@@ -320,7 +320,7 @@ def test_threads(cell, form):
 
 def test_weights_are_named_and_counted():
     """About a half and a quarter of the bytes of float32; the other layers stay as they are."""
-    model = nn.Sequential(nn.Embedding(50, 64), nn.LSTM(64, 128), nn.Linear(128, 50))
+    model = nn.Sequential(nn.Embedding(200, 64), nn.LSTM(64, 128), nn.Linear(128, 50))
     sizes = {}
     for form in (None, "float32", *FORMATS):
         session = rnncore.Session(model, weights=form)
@@ -330,6 +330,16 @@ def test_weights_are_named_and_counted():
     assert sizes[None] == sizes["float32"]
     assert sizes["float32"] - sizes["bfloat16"] == 2 * recurrent
     assert sizes["float32"] - sizes["int8"] == 3 * recurrent - 2 * 4 * 128 * 8
+
+
+def test_gates_of_few_tokens_stand_in_the_place_of_the_input_weights():
+    gates, inputs = 4 * 128, 64
+    layers = [nn.LSTM(inputs, 128), nn.Linear(128, 50)]
+    sizes = {}
+    for words in (2 * inputs, 2 * inputs + 1):
+        model = nn.Sequential(nn.Embedding(words, inputs), *layers)
+        sizes[words] = rnncore.Session(model).nbytes - 4 * words * inputs
+    assert sizes[2 * inputs] - sizes[2 * inputs + 1] == 4 * gates * (2 * inputs - inputs)
 
 
 @pytest.mark.parametrize("wrong", ["int4", "", 8, "INT8"])

@@ -9,6 +9,7 @@
 #include "core/status.h"
 #include "nn/border.h"
 #include "sequence/layer.h"
+#include "sequence/lookup.h"
 
 rnn_status rnn_session_create(const rnn_engine *engine, rnn_dtype dtype, size_t input, int tokens,
                               rnn_session **session) {
@@ -102,6 +103,14 @@ static rnn_status copy_vector(void **copy, const void *vector, size_t count, siz
     return RNN_OK;
 }
 
+/* Whether a recurrent layer takes the gates of an embedding's rows for its input weights: they are
+ * at most twice as large then. */
+static int looks_up(const rnn_session *session, const struct rnn_layer *layer) {
+    const struct rnn_layer *before = rnn_session_last(session);
+    return before && before->kind == RNN_LAYER_EMBEDDING && session->format == RNN_WEIGHTS_REAL &&
+           before->count <= 2 * layer->inputs;
+}
+
 rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t hidden,
                                      int directions, const rnn_variant *variant,
                                      const rnn_weights *weights) {
@@ -123,8 +132,11 @@ rnn_status rnn_session_add_recurrent(rnn_session *session, rnn_cell cell, size_t
                                                                           .format = session->format,
                                                                           .threads = 1},
                                           &weights[k]);
+        if (status == RNN_OK) layer->directions = k + 1;
+        if (status == RNN_OK && looks_up(session, layer))
+            status = rnn_lookup_prepare(&layer->direction[k], rnn_session_last(session)->weight,
+                                        rnn_session_last(session)->count);
         if (status != RNN_OK) return finish_layer(session, layer, status);
-        layer->directions = k + 1;
     }
     layer->outputs = layer->direction[0].output * (size_t)directions;
     return finish_layer(session, layer, RNN_OK);

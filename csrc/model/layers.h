@@ -45,6 +45,13 @@ struct rnn_session {
     struct rnn_layer *layers;
 };
 
+/* Whether layer i is an embedding that the layer behind it looks up. */
+static inline int rnn_session_looks_up(const rnn_session *session, size_t i) {
+    return i + 1 < session->count && session->layers[i].kind == RNN_LAYER_EMBEDDING &&
+           session->layers[i + 1].kind == RNN_LAYER_RECURRENT &&
+           session->layers[i + 1].direction[0].table_rows > 0;
+}
+
 static inline const struct rnn_layer *rnn_session_last(const rnn_session *session) {
     return session->count ? &session->layers[session->count - 1] : NULL;
 }

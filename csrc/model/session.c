@@ -146,13 +146,17 @@ static void pass_conv(struct run *run) {
 static rnn_status run_recurrent(struct run *run) {
     const rnn_session_io *io = run->io;
     if (!run->rows.order) RNN_TRY(rnn_rows_create(&run->rows, run->steps, io->rows, run->lengths));
-    const struct rnn_layer *layer = run->layer;
+    const struct rnn_layer *layer = run->layer, *first = run->session->layers;
+    const int looked_up = layer->direction[0].table_rows > 0;
+    const rnn_lookup lookup = {run->x.data, run->x.step_stride, run->x.row_stride, first->weight,
+                               first->count};
     const size_t k = run->recurrent++;
     const struct rnn_direction *direction[2] = {&layer->direction[0], &layer->direction[1]};
     const rnn_layer_io layer_io = {.steps = run->steps,
                                    .rows = io->rows,
                                    .lengths = run->lengths,
                                    .x = run->x,
+                                   .lookup = looked_up ? &lookup : NULL,
                                    .y = run->y,
                                    .h0 = io->h0 ? io->h0[k] : NULL,
                                    .c0 = io->c0 ? io->c0[k] : NULL,
@@ -187,6 +191,7 @@ static rnn_status run_layers(struct run *run, char *buffers[2]) {
         run->layer = &session->layers[i];
         run->made = rnn_layer_steps(run->layer, run->steps);
         const size_t width = run->layer->outputs;
+        if (rnn_session_looks_up(session, i)) continue; /* the next layer takes the tokens */
         run->y = i + 1 == session->count
                      ? run->io->y
                      : (rnn_sequence){buffers[i % 2], (ptrdiff_t)(run->io->rows * width),
@@ -205,7 +210,8 @@ static rnn_status row_bytes(const rnn_session *session, size_t steps, size_t *be
         const struct rnn_conv *conv = &layer->conv;
         const size_t made = rnn_layer_steps(layer, steps), around = conv->before + conv->after;
         size_t out = 0, in = 0;
-        if (i + 1 < session->count && __builtin_mul_overflow(made, layer->outputs, &out))
+        const int kept = i + 1 < session->count && !rnn_session_looks_up(session, i);
+        if (kept && __builtin_mul_overflow(made, layer->outputs, &out))
             return rnn_fail(RNN_ERR_MEMORY, "%zu steps are too many", made);
         if (layer->kind == RNN_LAYER_CONV &&
             __builtin_mul_overflow(steps + around, layer->inputs, &in))

@@ -6,6 +6,7 @@
 #include "core/memory.h"
 #include "core/status.h"
 #include "model/layers.h"
+#include "sequence/lookup.h"
 #include "sequence/plan.h"
 
 /* One layer's part of a stream. */
@@ -17,7 +18,7 @@ struct stage {
     char *out;                   /* [B][ld]; recurrent layers: the current one of h */
     char *h[2];                  /* [B][padded] before and after, exchanged by a step */
     char *c;                     /* [B][padded] */
-    char *gates[RNN_PHASES_MAX]; /* [B][width]: cells of two phases and the BLAS route */
+    char *gates[RNN_PHASES_MAX]; /* [B][width]: cells of two phases, the BLAS route, lookups */
     char *reset_h;               /* [B][padded] */
     char *cell_out;              /* [B][padded] what is projected */
     char *past;      /* convolution: [B][2 span][I], each of the last `span` inputs twice,
@@ -44,11 +45,17 @@ struct step_task {
     size_t ldx;
 };
 
-/* Cells of one phase on the packed route do product and arithmetic in one kernel. */
-static int is_fused(const struct rnn_direction *d) { return d->cell->phases == 1 && !d->blas; }
+static int looks_up(const struct rnn_direction *d) { return d->table_rows > 0; }
 
-/* The whole step is one kernel's. */
-static int is_one_kernel(const struct rnn_direction *d) { return is_fused(d) && !rnn_projects(d); }
+/* Cells of one phase on the packed route do both products and arithmetic in one kernel. */
+static int is_fused(const struct rnn_direction *d) {
+    return d->cell->phases == 1 && !d->blas && !looks_up(d);
+}
+
+/* The whole step is one kernel's, behind a lookup if need be. */
+static int is_one_kernel(const struct rnn_direction *d) {
+    return d->cell->phases == 1 && !d->blas && !rnn_projects(d);
+}
 
 static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_size, int take,
                                rnn_arena *arena, size_t *bytes) {
@@ -190,6 +197,32 @@ void rnn_stream_free(rnn_stream *stream) {
     rnn_release(stream);
 }
 
+/* The input part of phase p, as a product or looked up: this thread's share. */
+static void input_part(const struct step_task *task, size_t p, int rank, int size) {
+    const struct stage *stage = task->stage;
+    const struct rnn_direction *d = &stage->layer->direction[0];
+    const struct rnn_phase_weights *phase = &d->phase[p];
+    const size_t rows = task->stream->rows;
+    if (looks_up(d)) {
+        const struct rnn_packed_lookup lookup = {.index = task->x};
+        rnn_lookup_gather(&lookup, phase->looked_up, 0, rows, phase->width * d->real_size,
+                          stage->gates[p], rank, size);
+        return;
+    }
+    rnn_matrix_multiply(
+        &phase->w_ih,
+        &(struct rnn_operands){.rows = rows,
+                               .x = task->x,
+                               .ldx = task->ldx,
+                               .start = phase->bias,
+                               .y = stage->gates[p],
+                               .ldy = phase->width,
+                               .span = phase->span,
+                               .width = phase->width,
+                               .work = stage->work + (size_t)rank * stage->work_size},
+        rank, size);
+}
+
 static void step_phase(const struct step_task *task, size_t p, rnn_team *team, int rank) {
     const struct stage *stage = task->stage;
     const struct rnn_direction *d = &stage->layer->direction[0];
@@ -220,18 +253,7 @@ static void recurrent_task(rnn_team *team, int rank, void *context) {
     const struct rnn_direction *d = &task->stage->layer->direction[0];
     if (rank == 0) team->elastic = 1;
     for (size_t p = 0; p < d->cell->phases && !is_fused(d); p++)
-        rnn_matrix_multiply(&d->phase[p].w_ih,
-                            &(struct rnn_operands){
-                                .rows = task->stream->rows,
-                                .x = task->x,
-                                .ldx = task->ldx,
-                                .start = d->phase[p].bias,
-                                .y = task->stage->gates[p],
-                                .ldy = d->phase[p].width,
-                                .span = d->phase[p].span,
-                                .width = d->phase[p].width,
-                                .work = task->stage->work + (size_t)rank * task->stage->work_size},
-                            rank, team->size);
+        input_part(task, p, rank, team->size);
     for (size_t p = 0; p < d->cell->phases; p++) {
         if (!is_fused(d)) rnn_team_wait(team);
         step_phase(task, p, team, rank);
@@ -249,10 +271,11 @@ static void recurrent_task(rnn_team *team, int rank, void *context) {
 }
 
 /* One thread needs no team: the kernel is called straight away. */
-static void step_direct(struct stage *stage, const void *x, size_t ldx) {
+static void step_direct(const struct step_task *task, struct stage *stage) {
     struct rnn_step *step = &stage->step;
-    step->x = x;
-    step->ldx = ldx;
+    if (looks_up(&stage->layer->direction[0])) input_part(task, 0, 0, 1);
+    step->x = task->x;
+    step->ldx = task->ldx;
     step->a = step->h = stage->h[0];
     step->h_out = stage->h[1];
     step->descending = stage->descending;
@@ -263,7 +286,7 @@ static void step_recurrent(const rnn_stream *stream, struct stage *stage, const 
                            size_t ldx) {
     struct step_task task = {stream, stage, x, ldx};
     if (stage->is_direct)
-        step_direct(stage, x, ldx);
+        step_direct(&task, stage);
     else if (stage->threads == 1)
         recurrent_task(&(rnn_team){.size = 1}, 0, &task);
     else
@@ -308,6 +331,7 @@ rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {
     rnn_flush_subnormals(&saved);
     for (size_t i = 0; i < stream->count; i++) {
         struct stage *stage = &stream->stages[i];
+        if (rnn_session_looks_up(session, i)) continue; /* the next layer takes the tokens */
         if (stage->layer->kind == RNN_LAYER_RECURRENT)
             step_recurrent(stream, stage, x, ld);
         else if (stage->layer->kind == RNN_LAYER_CONV)

@@ -225,7 +225,8 @@ void rnn_direction_free(struct rnn_direction *direction) {
     for (size_t p = 0; direction->cell && p < direction->cell->phases; p++) {
         struct rnn_phase_weights *phase = &direction->phase[p];
         rnn_release(phase->bias);
-        phase->bias = NULL;
+        rnn_release(phase->looked_up);
+        phase->bias = phase->looked_up = NULL;
         rnn_matrix_free(&phase->w_ih);
         rnn_matrix_free(&phase->w_hh);
         rnn_matrix_free(&phase->w_ih_t);
@@ -257,8 +258,9 @@ size_t rnn_direction_bytes(const struct rnn_direction *direction) {
         bytes += direction->cell->peepholes * direction->padded * direction->real_size;
     for (size_t p = 0; p < direction->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &direction->phase[p];
-        bytes += phase->width * direction->real_size + rnn_matrix_bytes(&phase->w_ih) +
-                 rnn_matrix_bytes(&phase->w_hh);
+        const size_t row = phase->width * direction->real_size, rows = direction->table_rows;
+        bytes += row + rnn_matrix_bytes(&phase->w_hh) +
+                 (rows ? rows * row : rnn_matrix_bytes(&phase->w_ih));
     }
     return bytes;
 }

@@ -16,6 +16,8 @@ struct rnn_phase_weights {
     size_t width; /* accumulator columns of a row: panels in panel order */
     void *bias;   /* [width] */
     struct rnn_matrix w_ih, w_hh;
+    void *looked_up; /* in the place of w_ih: the input part of the gates, bias included, for each
+                        row of a table, [table_rows][width] */
     struct rnn_matrix w_ih_t, w_hh_t;      /* transposed, for the way back; empty without it */
     void (*step)(const struct rnn_step *); /* kernels, for the weights' format */
     void (*back)(const struct rnn_back *); /* NULL: int8 */
@@ -33,8 +35,9 @@ struct rnn_direction {
     rnn_dtype dtype;
     size_t real_size;
     size_t input, hidden;
-    size_t output; /* elements of h: hidden, or what an LSTM projects to, at most as many */
-    size_t padded; /* hidden rounded up to whole groups: a row of states */
+    size_t output;     /* elements of h: hidden, or what an LSTM projects to, at most as many */
+    size_t padded;     /* hidden rounded up to whole groups: a row of states */
+    size_t table_rows; /* of the table in which all inputs are looked up; 0: there is none */
     int blas;
     int varies; /* the cell is a variant, in more than a projection */
     rnn_weight_format format;

@@ -73,12 +73,17 @@ void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows
     if (d->cell->phases > 1) history->reset_h = rnn_arena_take(arena, total, row);
 }
 
+/* Whether the gates of a table's rows are still to be computed. */
+static int multiplies_table(const struct run *run) {
+    return run->forward->lookup && !run->direction->table_rows;
+}
+
 /* The bytes of what every run needs, and these taken from its arena. */
 static rnn_status size_work(struct run *run, size_t *bytes) {
     const struct rnn_direction *d = run->direction;
     run->work_size = rnn_direction_work(d, run->rows->rows);
     RNN_TRY(rnn_size_add(bytes, (size_t)run->plan.threads, run->work_size));
-    for (size_t p = 0; p < d->cell->phases && run->forward->lookup; p++)
+    for (size_t p = 0; p < d->cell->phases && multiplies_table(run); p++)
         RNN_TRY(
             rnn_size_add(bytes, run->forward->lookup->count, d->phase[p].width * run->real_size));
     return RNN_OK;
@@ -87,9 +92,11 @@ static rnn_status size_work(struct run *run, size_t *bytes) {
 static void take_work(struct run *run) {
     const struct rnn_direction *d = run->direction;
     run->work = rnn_arena_take(&run->arena, (size_t)run->plan.threads, run->work_size);
-    for (size_t p = 0; p < d->cell->phases && run->forward->lookup; p++)
-        run->looked_up[p] = rnn_arena_take(&run->arena, run->forward->lookup->count,
-                                           d->phase[p].width * run->real_size);
+    for (size_t p = 0; p < d->cell->phases; p++)
+        run->looked_up[p] = multiplies_table(run)
+                                ? rnn_arena_take(&run->arena, run->forward->lookup->count,
+                                                 d->phase[p].width * run->real_size)
+                                : d->phase[p].looked_up;
 }
 
 /* Training: the buffers are the history of all steps. */
@@ -397,7 +404,7 @@ static void task(rnn_team *team, int rank, void *context) {
     if (rank == 0) team->elastic = !run->plan.by_rows;
     rnn_rows_clear_padding(rows, f->steps, run->direction->output, run->real_size, &f->y, rank,
                            team->size);
-    if (run->lookup.count) {
+    if (multiplies_table(run)) {
         rnn_lookup_multiply(&run->lookup, run->direction, run->looked_up, rank, team->size);
         rnn_team_wait(team);
     }

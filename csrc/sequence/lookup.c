@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "core/memory.h"
 #include "core/status.h"
 
 static int64_t index_at(const rnn_lookup *lookup, const struct rnn_rows *rows, size_t s, size_t i,
@@ -54,6 +55,37 @@ void rnn_lookup_multiply(const struct rnn_packed_lookup *lookup,
                                                    .width = phase->width},
                             rank, size);
     }
+}
+
+struct preparation {
+    const struct rnn_direction *direction;
+    struct rnn_packed_lookup lookup;
+    void *gates[RNN_PHASES_MAX];
+};
+
+static void prepare(rnn_team *team, int rank, void *context) {
+    const struct preparation *p = context;
+    rnn_lookup_multiply(&p->lookup, p->direction, (char *const *)p->gates, rank, team->size);
+}
+
+rnn_status rnn_lookup_prepare(struct rnn_direction *direction, const void *table, size_t count) {
+    struct preparation preparation = {direction, {count, table, NULL}, {NULL}};
+    const size_t phases = direction->cell->phases;
+    rnn_status status = RNN_OK;
+    for (size_t p = 0; p < phases && status == RNN_OK; p++)
+        status = rnn_alloc(&preparation.gates[p], count,
+                           direction->phase[p].width * direction->real_size);
+    if (status == RNN_OK) rnn_team_run(1, prepare, &preparation);
+    for (size_t p = 0; p < phases; p++) {
+        if (status != RNN_OK) {
+            rnn_release(preparation.gates[p]);
+            continue;
+        }
+        direction->phase[p].looked_up = preparation.gates[p];
+        rnn_matrix_free(&direction->phase[p].w_ih);
+    }
+    if (status == RNN_OK) direction->table_rows = count;
+    return status;
 }
 
 void rnn_lookup_gather(const struct rnn_packed_lookup *lookup, const char *gates, size_t begin,

@@ -27,6 +27,10 @@ void rnn_lookup_multiply(const struct rnn_packed_lookup *lookup,
                          const struct rnn_direction *direction, char *const *gates, int rank,
                          int size);
 
+/* Compute it for good, in the place of the input weights of a direction that multiplies in the
+ * dtype. On failure the direction is as before. */
+rnn_status rnn_lookup_prepare(struct rnn_direction *direction, const void *table, size_t count);
+
 /* Copy those of the packed rows [begin, end) to `out`, `row` bytes each: this thread's share. */
 void rnn_lookup_gather(const struct rnn_packed_lookup *lookup, const char *gates, size_t begin,
                        size_t end, size_t row, char *out, int rank, int size);

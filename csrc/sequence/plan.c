@@ -99,5 +99,6 @@ int rnn_plan_side_by_side(const struct rnn_direction *d, const struct rnn_rows *
 int rnn_plan_step_threads(const struct rnn_direction *d, size_t batch, int threads) {
     const size_t panels = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
     if (d->blas || panels < 2) return 1;
-    return step_work(d, 1) * (double)batch >= STREAM_WORTH_SHARING ? threads : 1;
+    const double work = step_work(d, !d->table_rows) * (double)batch;
+    return work >= STREAM_WORTH_SHARING ? threads : 1;
 }
