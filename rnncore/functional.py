@@ -412,11 +412,13 @@ def _input(x, dtype, lengths):
     if not isinstance(x, Lookup):
         return as_tensor(x, dtype, "x"), None, None
     table = as_tensor(x.weight, dtype, "x")
-    valid = x.indices if lengths is None else np.asarray(lengths)
-    steps = valid.size if lengths is None else valid.sum() if valid.dtype.kind in "iu" else 0
-    if x.ndim != 3 or products_of(table.dtype) != "float32" or not x.multiplies_once(steps):
-        return as_tensor(x.tensor(), dtype, "x"), None, None
-    return x.indices, table, x.padding_idx
+    steps = x.indices.size
+    if lengths is not None:
+        valid = np.asarray(lengths)
+        steps = valid.sum() if valid.dtype.kind in "iu" else 0  # refused at the border
+    if x.ndim == 3 and products_of(table.dtype) == "float32" and x.multiplies_once(steps):
+        return x.indices, table, x.padding_idx
+    return as_tensor(x.tensor(), dtype, "x"), None, None
 
 
 def _row(array, index, fresh):

@@ -58,11 +58,6 @@ class Lookup:
         """Number of axes of the looked up rows."""
         return self.indices.ndim + 1
 
-    @property
-    def dtype(self):
-        """The table's."""
-        return self.weight.dtype
-
     def reshape(self, *shape):
         """The same rows in another shape, whose last axis is embedding_dim."""
         *axes, _ = shape[0] if len(shape) == 1 else shape

@@ -146,6 +146,17 @@ def test_gradients_are_added_to_those_there_are():
     assert_close({"weight": embedding.weight.grad}, {"weight": once["weight"]}, 1e-15)
 
 
+def test_what_a_row_that_does_not_occur_holds_is_not_looked_at():
+    embedding, recurrent = model("gru", "float32")
+    x = np.arange(40).reshape(10, 4) % 4
+    outputs, gradients = run(embedding, recurrent, x, True)
+    embedding.weight.data[4] = np.nan
+    found, found_gradients = run(embedding, recurrent, x, True)
+    assert_same_bits(found, outputs)
+    assert_same_bits(found_gradients.values(), gradients.values())
+    assert not gradients["weight"][4].any()
+
+
 @pytest.mark.parametrize("frozen", ["embedding", "recurrent"])
 def test_what_is_frozen_takes_no_gradient(frozen):
     embedding, recurrent = model("gru", "float64")

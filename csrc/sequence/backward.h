@@ -10,13 +10,13 @@ struct rnn_backward {
     const struct rnn_rows *rows;
     int reverse;
     const struct rnn_history *history;
-    rnn_sequence dy;       /* this direction's columns; data NULL: zeros */
-    const void *dhn, *dcn; /* [B][output], [B][hidden], or NULL */
-    rnn_sequence dx;       /* valid steps written; data NULL: not wanted */
-    int add_dx;            /* or added to */
-    void *dtable;          /* of a lookup, [count][input]; NULL: not wanted */
-    int add_dtable;
-    void *dh0, *dc0;                /* the same */
+    rnn_sequence dy;                /* this direction's columns; data NULL: zeros */
+    const void *dhn, *dcn;          /* [B][output], [B][hidden], or NULL */
+    rnn_sequence dx;                /* valid steps written; data NULL: not wanted */
+    int add_dx;                     /* or added to */
+    void *dtable;                   /* of a lookup, [count][input]; NULL: not wanted */
+    int add_dtable;                 /* or added to */
+    void *dh0, *dc0;                /* as dhn, dcn, written */
     const rnn_gradients *gradients; /* added to; NULL: not wanted */
     int overwrite;                  /* or written */
     int threads;

@@ -59,7 +59,7 @@ void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows
         int64_t *index = rnn_arena_take(arena, total, sizeof *index);
         void *table = rnn_arena_take(arena, lookup->count, d->input * size);
         rnn_lookup_pack(lookup, rows, reverse, index);
-        memcpy(table, lookup->table, lookup->count * d->input * size);
+        rnn_lookup_copy(lookup, rows, d->input * size, table);
         history->lookup = (struct rnn_packed_lookup){lookup->count, table, index};
     } else {
         const size_t x_row = rnn_operand_width(d, d->input) * rnn_operand_size(d);

@@ -32,6 +32,16 @@ rnn_status rnn_lookup_check(const rnn_lookup *lookup, const struct rnn_rows *row
     return RNN_OK;
 }
 
+void rnn_lookup_copy(const rnn_lookup *lookup, const struct rnn_rows *rows, size_t bytes,
+                     void *table) {
+    memset(table, 0, lookup->count * bytes);
+    for (size_t s = 0; s < rows->steps; s++)
+        for (size_t i = 0; i < rows->active[s]; i++) {
+            const size_t at = (size_t)index_at(lookup, rows, s, i, 0) * bytes;
+            memcpy((char *)table + at, (const char *)lookup->table + at, bytes);
+        }
+}
+
 void rnn_lookup_pack(const rnn_lookup *lookup, const struct rnn_rows *rows, int reverse,
                      int64_t *index) {
     for (size_t s = 0; s < rows->steps; s++)

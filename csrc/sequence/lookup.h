@@ -17,6 +17,11 @@ struct rnn_packed_lookup {
 /* Whether the indices of all valid steps are rows of the table. */
 rnn_status rnn_lookup_check(const rnn_lookup *lookup, const struct rnn_rows *rows, size_t input);
 
+/* The rows of the table that occur; zeros for the others: sums over all rows must not see what they
+ * hold, which may be no number. */
+void rnn_lookup_copy(const rnn_lookup *lookup, const struct rnn_rows *rows, size_t bytes,
+                     void *table);
+
 /* The index of each packed row. */
 void rnn_lookup_pack(const rnn_lookup *lookup, const struct rnn_rows *rows, int reverse,
                      int64_t *index);
