@@ -2,56 +2,26 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * The word is a constant and not the caller's with some bits changed: the same bits then come of
- * every caller, and no step waits for what it has just read. The caller's word stays where it was
- * stored: copied, and read back at once, it cost Zen 4 up to 40 ns, by where the code happened to
- * lie. */
+ * every caller, and no step waits for what it has just read. */
 #ifndef RNN_CORE_FPENV_H
 #define RNN_CORE_FPENV_H
 
 #include <stdint.h>
 
-#if defined(__x86_64__)
-typedef uint32_t rnn_fpenv;
-enum { RNN_MASKED = 0x1f80, RNN_FTZ_DAZ = 0x8040 }; /* no exception traps */
-
-static inline void rnn_set_fpenv(rnn_fpenv *saved, const uint32_t *wanted) {
-    __asm__ volatile("stmxcsr %0" : "=m"(*saved));
-    __asm__ volatile("ldmxcsr %0" : : "m"(*wanted));
-}
-
-static inline void rnn_flush_subnormals(rnn_fpenv *saved) {
-    static const uint32_t flushing = RNN_MASKED | RNN_FTZ_DAZ;
-    rnn_set_fpenv(saved, &flushing);
-}
-
-static inline void rnn_keep_subnormals(rnn_fpenv *saved) {
-    static const uint32_t keeping = RNN_MASKED;
-    rnn_set_fpenv(saved, &keeping);
-}
-
-static inline void rnn_restore_fpenv(const rnn_fpenv *saved) {
-    __asm__ volatile("ldmxcsr %0" : : "m"(*saved));
-}
-#elif defined(__aarch64__)
+#if defined(__aarch64__)
 typedef uint64_t rnn_fpenv;
-#define RNN_FZ (UINT64_C(1) << 24)
-
-static inline void rnn_set_fpenv(rnn_fpenv *saved, uint64_t wanted) {
-    __asm__ volatile("mrs %0, fpcr" : "=r"(*saved));
-    __asm__ volatile("msr fpcr, %0" : : "r"(wanted));
-}
-
-static inline void rnn_flush_subnormals(rnn_fpenv *saved) { rnn_set_fpenv(saved, RNN_FZ); }
-static inline void rnn_keep_subnormals(rnn_fpenv *saved) { rnn_set_fpenv(saved, 0); }
-
-static inline void rnn_restore_fpenv(const rnn_fpenv *saved) {
-    __asm__ volatile("msr fpcr, %0" : : "r"(*saved));
-}
 #else
-typedef int rnn_fpenv;
-static inline void rnn_flush_subnormals(rnn_fpenv *saved) { *saved = 0; }
-static inline void rnn_keep_subnormals(rnn_fpenv *saved) { *saved = 0; }
-static inline void rnn_restore_fpenv(const rnn_fpenv *saved) { (void)saved; }
+typedef uint32_t rnn_fpenv;
 #endif
+
+/* One pair may lie within the other. */
+enum rnn_fpenv_place {
+    RNN_ENTER_FLUSHING, /* the caller's word is kept in *saved */
+    RNN_LEAVE_FLUSHING,
+    RNN_ENTER_KEEPING,
+    RNN_LEAVE_KEEPING,
+};
+
+void rnn_fpenv_switch(rnn_fpenv *saved, enum rnn_fpenv_place place);
 
 #endif

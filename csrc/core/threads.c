@@ -126,9 +126,9 @@ void rnn_team_wait(rnn_team *team) {
 
 static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
     rnn_fpenv saved;
-    rnn_flush_subnormals(&saved);
+    rnn_fpenv_switch(&saved, RNN_ENTER_FLUSHING);
     task(team, rank, context);
-    rnn_restore_fpenv(&saved);
+    rnn_fpenv_switch(&saved, RNN_LEAVE_FLUSHING);
 }
 
 #ifdef _OPENMP

@@ -389,7 +389,7 @@ static void apply_rows(const struct rnn_layer *layer, const rnn_session *session
         return;
     }
     rnn_fpenv saved;
-    rnn_keep_subnormals(&saved); /* the same bits as rnn_map_forward */
+    rnn_fpenv_switch(&saved, RNN_ENTER_KEEPING); /* the same bits as rnn_map_forward */
     kernels->map_forward(&(struct rnn_map_forward){.map = layer->map,
                                                    .alpha = layer->alpha,
                                                    .beta = layer->beta,
@@ -399,7 +399,7 @@ static void apply_rows(const struct rnn_layer *layer, const rnn_session *session
                                                    .ldx = ldx,
                                                    .y = y,
                                                    .ldy = ldy});
-    rnn_restore_fpenv(&saved);
+    rnn_fpenv_switch(&saved, RNN_LEAVE_KEEPING);
 }
 
 void rnn_layer_apply(const struct rnn_layer *layer, const rnn_session *session, size_t rows,

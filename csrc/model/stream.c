@@ -328,7 +328,7 @@ rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {
     if (!x || !y) return rnn_fail(RNN_ERR_ARGUMENT, "%s is NULL", x ? "y" : "x");
     if (session->tokens) RNN_TRY(rnn_session_check_tokens(session, x, 0, 1, 1, stream->rows));
     rnn_fpenv saved;
-    rnn_flush_subnormals(&saved);
+    rnn_fpenv_switch(&saved, RNN_ENTER_FLUSHING);
     for (size_t i = 0; i < stream->count; i++) {
         struct stage *stage = &stream->stages[i];
         if (rnn_session_looks_up(session, i)) continue; /* the next layer takes the tokens */
@@ -342,7 +342,7 @@ rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {
         x = stage->out;
         ld = stage->ld;
     }
-    rnn_restore_fpenv(&saved);
+    rnn_fpenv_switch(&saved, RNN_LEAVE_FLUSHING);
     for (size_t b = 0; b < stream->rows; b++)
         memcpy((char *)y + b * outputs * real_size, (const char *)x + b * ld * real_size,
                outputs * real_size);

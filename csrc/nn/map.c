@@ -21,7 +21,7 @@ static void map_task(rnn_team *team, int rank, void *context) {
     const void *x = rnn_element(call->x, begin, size);
     void *y = rnn_element(call->y, begin, size);
     rnn_fpenv saved;
-    rnn_keep_subnormals(&saved);
+    rnn_fpenv_switch(&saved, RNN_ENTER_KEEPING);
     if (call->dy)
         call->kernels->map_backward(
             &(struct rnn_map_backward){.map = call->map,
@@ -39,7 +39,7 @@ static void map_task(rnn_team *team, int rank, void *context) {
                                                              .width = end - begin,
                                                              .x = x,
                                                              .y = y});
-    rnn_restore_fpenv(&saved);
+    rnn_fpenv_switch(&saved, RNN_LEAVE_KEEPING);
 }
 
 static rnn_status check_map(const struct map_call *call, const rnn_engine *engine, rnn_dtype dtype,

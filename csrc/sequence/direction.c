@@ -200,7 +200,7 @@ rnn_status rnn_direction_create(struct rnn_direction *direction,
     direction->format = o->format;
     direction->low = o->engine->low[o->format];
     rnn_fpenv saved;
-    rnn_keep_subnormals(&saved); /* biases add up as they do for every caller */
+    rnn_fpenv_switch(&saved, RNN_ENTER_KEEPING); /* biases add up as they do for every caller */
     rnn_status status = copy_peepholes(direction, weights);
     direction->varies = describe_form(direction, o->cell, o->variant);
     for (size_t p = 0; p < direction->cell->phases; p++) {
@@ -216,7 +216,7 @@ rnn_status rnn_direction_create(struct rnn_direction *direction,
     }
     if (status == RNN_OK) status = pack_projection(direction, weights, o->backward);
     if (status == RNN_OK) status = pack_matrices(direction, weights, o->backward, o->threads);
-    rnn_restore_fpenv(&saved);
+    rnn_fpenv_switch(&saved, RNN_LEAVE_KEEPING);
     if (status != RNN_OK) rnn_direction_free(direction);
     return status;
 }
