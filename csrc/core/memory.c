@@ -24,6 +24,24 @@ size_t rnn_test_allocations(void) { return allocations; }
 
 void rnn_test_fail_allocation(size_t nth) { fail_in = nth; }
 
+#if defined(__x86_64__)
+typedef int64_t two_words __attribute__((vector_size(16), may_alias));
+
+void rnn_clear_uncached(void *memory, size_t size) {
+    const size_t whole = sizeof(two_words);
+    char *to = memory, *const end = to + size;
+    for (; to < end && (uintptr_t)to % whole != 0; to++) *to = 0;
+    for (; to + whole <= end; to += whole)
+        __asm__("movntdq %1, %0" : "=m"(*(two_words *)(void *)to) : "x"((two_words){0, 0}));
+    while (to < end) *to++ = 0; /* memset, told of no bytes, would read the line */
+}
+
+void rnn_fence_uncached(void) { __asm__ volatile("sfence" : : : "memory"); }
+#else
+void rnn_clear_uncached(void *memory, size_t size) { memset(memory, 0, size); }
+void rnn_fence_uncached(void) {}
+#endif
+
 rnn_status rnn_size_add(size_t *total, size_t count, size_t size) {
     size_t bytes, sum;
     if (__builtin_mul_overflow(count, size, &bytes) ||

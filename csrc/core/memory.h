@@ -18,6 +18,11 @@ rnn_status rnn_alloc(void **memory, size_t count, size_t size);
 rnn_status rnn_alloc_zero(void **memory, size_t count, size_t size);
 void rnn_release(void *memory);
 
+/* Write zeros past the caches, for what is large and not read soon; another thread sees them after
+ * the fence. */
+void rnn_clear_uncached(void *memory, size_t size);
+void rnn_fence_uncached(void);
+
 /* *total = *total + count * size rounded up to the alignment; fails when that overflows. */
 rnn_status rnn_size_add(size_t *total, size_t count, size_t size);
 

@@ -328,8 +328,9 @@ static void input_gradient(struct run *run, rnn_team *team, int rank) {
                             rank, team->size);
     if (!run->dx) return;
     rnn_team_wait(team);
+    const struct rnn_share share = rnn_share_all(rank, team->size);
     rnn_rows_scatter(run->rows, run->dx, d->input, run->backward->reverse, run->first, run->last,
-                     d->input, run->real_size, run->backward->add_dx, dx, rank, team->size);
+                     d->input, run->real_size, run->backward->add_dx, dx, &share);
 }
 
 /* Hidden states before each packed row of the chunk: the history one block earlier, gathered where
@@ -435,10 +436,10 @@ static void previous_chunk(struct run *run) {
 /* Back through the steps of a chunk, then the products over all of its rows at once. */
 static void one_chunk(struct run *run, size_t row, size_t row_end, rnn_team *team, int rank) {
     const struct rnn_backward *b = run->backward;
+    const struct rnn_share share = rnn_share_all(rank, team->size);
     if (run->dy)
         rnn_rows_gather(run->rows, &b->dy, b->reverse, run->first, run->last,
-                        run->direction->output, run->real_size, run->dy, run->padded, rank,
-                        team->size);
+                        run->direction->output, run->real_size, run->dy, run->padded, &share);
     if (run->h_before) gather_states_before(run, rank, team->size);
     rnn_team_wait(team);
     for (size_t s = run->last; s-- > run->first;) one_step(run, s, row, row_end, team, rank);

@@ -174,8 +174,9 @@ static rnn_status allocate_chunk(struct run *run) {
     return RNN_OK;
 }
 
-/* Gather the chunk's input, unless it is read in place. */
-static void gather_input(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
+/* Gather a thread's part of the chunk's input, unless it is read in place. */
+static void gather_input(struct run *run, size_t first, size_t last,
+                         const struct rnn_share *share) {
     const struct rnn_forward *f = run->forward;
     const size_t at = run->rows->offset[first] - buffer_origin(run, first);
     const size_t input = run->direction->input;
@@ -183,11 +184,10 @@ static void gather_input(struct run *run, size_t first, size_t last, rnn_team *t
     char *x = run->x_buffer + at * run->ldx * run->x_size;
     if (run->rounded)
         rnn_rows_round(run->rows, &f->x, f->reverse, first, last, input, run->direction->low,
-                       (uint16_t *)(void *)x, run->ldx, rank, team->size);
+                       (uint16_t *)(void *)x, run->ldx, share);
     else
         rnn_rows_gather(run->rows, &f->x, f->reverse, first, last, input, run->real_size, x,
-                        run->ldx, rank, team->size);
-    rnn_team_wait(team);
+                        run->ldx, share);
 }
 
 /* The input from step s on, in the chunk that began at step `first`. */
@@ -273,47 +273,29 @@ static struct states states_before(const struct run *run, size_t first, size_t s
     return states_after(run, first, s - 1);
 }
 
-/* Rows of a step: `count` positions from `begin` on, `stride` apart. */
-struct share {
-    size_t begin, count, stride;
-    int apart; /* they are this thread's own; else all threads', who have panels of units each */
-};
-
-static struct share rows_of_rank(const struct run *run, size_t s, int size, int rank) {
-    const size_t active = run->rows->active[s], step = (size_t)size, at = (size_t)rank;
-    size_t begin, end;
-    if (s < run->plan.dealt) {
-        if (rank >= size || at >= active) return (struct share){0, 0, step, 1};
-        return (struct share){at, (active - at + step - 1) / step, step, 1};
-    }
-    if (!run->plan.by_rows) return (struct share){0, active, 1, 0};
-    rnn_team_share(run->rows->rows, 1, rank, size, &begin, &end);
-    if (end > active) end = active;
-    return (struct share){begin, begin < end ? end - begin : 0, 1, 1};
-}
-
 /* The hidden states of a step, from what the cell gave out. */
 static void project(const struct run *run, const char *cell_out, struct states after,
-                    struct share own, rnn_team *team, int rank) {
+                    const struct rnn_share *share, size_t count, rnn_team *team) {
     const size_t row = run->padded * run->real_size;
     rnn_matrix_multiply(
         &run->direction->w_hr,
-        &(struct rnn_operands){.rows = own.count,
-                               .x = cell_out + own.begin * row,
-                               .ldx = own.stride * run->padded,
-                               .y = after.data + own.begin * after.ld * run->real_size,
-                               .ldy = own.stride * after.ld,
+        &(struct rnn_operands){.rows = count,
+                               .x = cell_out + share->row * row,
+                               .ldx = share->step * run->padded,
+                               .y = after.data + share->row * after.ld * run->real_size,
+                               .ldy = share->step * after.ld,
                                .width = run->direction->output},
-        own.apart ? 0 : rank, own.apart ? 1 : team->size);
-    if (!own.apart) rnn_team_wait(team);
+        share->rank, share->size);
+    if (share->size > 1) rnn_team_wait(team);
 }
 
 /* Step s of the chunk that began at step `first`. */
 static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, int rank) {
-    const struct share own = rows_of_rank(run, s, team->size, rank);
-    const size_t begin = own.begin, stride = own.stride;
     const struct rnn_direction *d = run->direction;
     const struct rnn_rows *rows = run->rows;
+    struct rnn_share share = rnn_plan_share(&run->plan, rows, s, rank, team->size);
+    const size_t begin = share.row, stride = share.step;
+    const size_t count = rnn_share_count(&share, rows->active[s]);
     const size_t at = rows->offset[s] - buffer_origin(run, first), batch = rows->rows;
     const size_t size = run->real_size, state = run->padded * size;
     const struct states before = states_before(run, first, s), after = states_after(run, first, s);
@@ -331,10 +313,10 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
     for (size_t p = 0; p < d->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &d->phase[p];
         const int last = p + 1 == d->cell->phases;
-        size_t panel = 0, panel_end = phase->panels;
-        if (!own.apart) rnn_team_share(phase->panels, 1, rank, team->size, &panel, &panel_end);
+        size_t panel, panel_end;
+        rnn_team_share(phase->panels, 1, share.rank, share.size, &panel, &panel_end);
         struct rnn_step step = {
-            .rows = own.count,
+            .rows = count,
             .hidden = d->hidden,
             .begin = panel,
             .end = panel_end,
@@ -364,37 +346,124 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
             step.ldx = stride * run->ldx;
             step.w_ih = phase->w_ih.panels;
         }
-        if (own.count > 0) {
+        if (count > 0) {
             if (d->blas) recurrent_blas(phase, &step);
             phase->step(&step);
         }
-        if (!own.apart) rnn_team_wait(team);
+        if (share.size > 1) rnn_team_wait(team);
+        share = rnn_plan_share(&run->plan, rows, s, rank, team->size); /* it may be smaller */
     }
-    if (cell_out && own.count > 0) project(run, cell_out, after, own, team, rank);
-    if (s + 1 == run->plan.dealt) rnn_team_wait(team); /* from here on steps are shared */
+    if (cell_out && count > 0) project(run, cell_out, after, &share, count, team);
 }
 
 /* Keep each row's last hidden state of the steps [first, last) where the next chunk finds it. */
-static void keep_states(struct run *run, size_t first, size_t last) {
+static void keep_states(struct run *run, size_t first, size_t last, const struct rnn_share *share) {
     const struct rnn_rows *rows = run->rows;
     const size_t state = run->padded * run->real_size;
-    for (size_t i = 0; i < rows->active[first]; i++) {
+    const size_t count = share->rank == 0 ? rnn_share_count(share, rows->active[first]) : 0;
+    for (size_t k = 0; k < count; k++) {
+        const size_t i = share->begin + k * share->stride, row = share->row + k * share->step;
         const size_t s = (rows->length[i] < last ? rows->length[i] : last) - 1;
-        memcpy(run->h_start + i * state,
-               run->h + (rows->offset[s] - rows->offset[first] + i) * state, state);
+        memcpy(run->h_start + row * state,
+               run->h + (rows->offset[s] - rows->offset[first] + row) * state, state);
     }
 }
 
-/* The chunk's hidden states go to the caller, and to where the next chunk begins. */
-static void give_chunk(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
+/* A thread's part of the chunk's hidden states goes to the caller, and to where the next chunk
+ * begins. */
+static void give_chunk(struct run *run, size_t first, size_t last, const struct rnn_share *share) {
     const struct rnn_forward *f = run->forward;
     const size_t at = run->rows->offset[first] - buffer_origin(run, first);
     rnn_rows_scatter(run->rows, run->h + at * run->padded * run->real_size, run->padded, f->reverse,
-                     first, last, run->direction->output, run->real_size, 0, &f->y, rank,
-                     team->size);
-    if (run->history) return;
-    if (rank == 0) keep_states(run, first, last);
+                     first, last, run->direction->output, run->real_size, 0, &f->y, share);
+    if (!run->history) keep_states(run, first, last, share);
+}
+
+/* Whether in step s each thread has rows of its own and takes their input part along. */
+static int is_apart(const struct run *run, size_t s) {
+    const struct rnn_plan *plan = &run->plan;
+    return s < plan->fused && (plan->threads == 1 || plan->by_rows || s < plan->dealt);
+}
+
+/* Ask for what a thread will gather at step `next`, and for where it will scatter the states of
+ * the step before: both come while that step is computed. */
+static void prefetch_step(const struct run *run, size_t next, const struct rnn_share *share) {
+    const struct rnn_forward *f = run->forward;
+    if (run->x_buffer && next < run->plan.fused)
+        rnn_rows_prefetch(run->rows, &f->x, f->reverse, next, run->direction->input, run->real_size,
+                          share);
+    if (run->h)
+        rnn_rows_prefetch(run->rows, &f->y, f->reverse, next - 1, run->direction->output,
+                          run->real_size, share);
+}
+
+/* A step of rows of a thread's own. */
+static void one_step_apart(struct run *run, size_t s, rnn_team *team, int rank) {
+    const struct rnn_share share = rnn_plan_share(&run->plan, run->rows, s, rank, team->size);
+    gather_input(run, s, s + 1, &share);
+    prefetch_step(run, s + 1, &share);
+    one_step(run, s, s, team, rank);
+    if (run->h) give_chunk(run, s, s + 1, &share);
+}
+
+/* Put states from the order of positions into that of the threads' rows, or back. */
+static void sort_states(struct run *run, char *states, int back, int size) {
+    const struct rnn_rows *rows = run->rows;
+    const size_t state = run->padded * run->real_size;
+    memcpy(run->reset_h, states, rows->rows * state);
+    for (int rank = 0; rank < size; rank++) {
+        const struct rnn_share share = rnn_plan_share(&run->plan, rows, 0, rank, size);
+        for (size_t k = 0; k < rnn_share_count(&share, rows->rows); k++) {
+            const size_t i = share.begin + k * share.stride, row = share.row + k * share.step;
+            memcpy(states + (back ? i : row) * state, run->reset_h + (back ? row : i) * state,
+                   state);
+        }
+    }
+}
+
+static void sort_all_states(struct run *run, int back, int size) {
+    sort_states(run, run->h_start, back, size);
+    if (run->direction->cell->has_c) sort_states(run, run->c_start, back, size);
+}
+
+/* The leading steps in which no thread waits for another. What is compact is so for a size of the
+ * team, which therefore stays. */
+static size_t steps_apart(struct run *run, rnn_team *team, int rank) {
+    const int compact = run->plan.compact;
+    size_t s = 0;
+    if (compact) {
+        if (rank == 0) team->elastic = 0;
+        if (rank == 0) sort_all_states(run, 0, team->size);
+        rnn_team_wait(team);
+    }
+    for (; s < run->rows->steps && is_apart(run, s); s++) one_step_apart(run, s, team, rank);
+    if (compact) {
+        rnn_team_wait(team);
+        if (rank == 0) sort_all_states(run, 1, team->size);
+        if (rank == 0) team->elastic = 1;
+    }
+    return s;
+}
+
+/* Where the chunk ends that begins with step `first`: all of its steps are shared in one way. */
+static size_t chunk_end(const struct run *run, size_t first) {
+    const size_t bounds[] = {run->plan.fused, run->plan.dealt};
+    size_t last = rnn_rows_chunk_end(run->rows, first, run->plan.chunk_rows);
+    for (size_t i = 0; i < 2; i++)
+        if (first < bounds[i] && last > bounds[i]) last = bounds[i];
+    return last;
+}
+
+/* The steps [first, last), their input part at once or with each step. */
+static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
+    rnn_team_wait(team); /* for the states before, and for the buffers */
+    struct rnn_share share = rnn_plan_share(&run->plan, run->rows, first, rank, team->size);
+    gather_input(run, first, last, &share);
     rnn_team_wait(team);
+    if (first >= run->plan.fused) input_part(run, first, last, team, rank);
+    for (size_t s = first; s < last; s++) one_step(run, first, s, team, rank);
+    share = rnn_plan_share(&run->plan, run->rows, first, rank, team->size); /* it may be smaller */
+    if (run->h) give_chunk(run, first, last, &share);
 }
 
 static void task(rnn_team *team, int rank, void *context) {
@@ -408,14 +477,9 @@ static void task(rnn_team *team, int rank, void *context) {
         rnn_lookup_multiply(&run->lookup, run->direction, run->looked_up, rank, team->size);
         rnn_team_wait(team);
     }
-    for (size_t first = 0, last; first < rows->steps; first = last) {
-        last = rnn_rows_chunk_end(rows, first, run->plan.chunk_rows);
-        if (first < run->plan.fused && last > run->plan.fused) last = run->plan.fused;
-        gather_input(run, first, last, team, rank);
-        if (first >= run->plan.fused) input_part(run, first, last, team, rank);
-        for (size_t s = first; s < last; s++) one_step(run, first, s, team, rank);
-        rnn_team_wait(team);
-        if (run->h) give_chunk(run, first, last, team, rank);
+    for (size_t first = steps_apart(run, team, rank), last; first < rows->steps; first = last) {
+        last = chunk_end(run, first);
+        one_chunk(run, first, last, team, rank);
     }
 }
 

@@ -8,6 +8,11 @@
 #include "core/status.h"
 #include "core/threads.h"
 
+enum {
+    BYTES_AHEAD = 4096,     /* of rows that are fetched while others are copied */
+    CLEARED_BYTES = 1 << 20 /* padding of which the caches had better have nothing */
+};
+
 /* Positions by falling length, equal lengths in the caller's order: a counting sort. */
 static void sort_rows(struct rnn_rows *rows, const int64_t *lengths) {
     const size_t longest = rows->steps;
@@ -108,6 +113,83 @@ void *rnn_rows_of_step(const struct rnn_rows *rows, const rnn_sequence *array, i
     return element(array, rnn_rows_step(rows, s, 0, reverse), 0, real_size);
 }
 
+/* Rows of an array in turn: what a thread takes of the valid ones of some steps, or of the padding.
+ */
+struct walk {
+    const struct rnn_rows *rows;
+    const rnn_sequence *array;
+    int reverse, padding;
+    size_t real_size;
+    struct rnn_share share;
+    size_t s, i;       /* the i'th of its rows of step s, */
+    size_t here, left; /* how many it has of this step, and of all from here on */
+};
+
+static size_t rows_at(const struct walk *w, size_t s) {
+    if (!w->padding) return rnn_share_count(&w->share, w->rows->active[s]);
+    return w->rows->rows - (s < w->rows->steps ? w->rows->active[s] : 0);
+}
+
+static size_t position(const struct walk *w) {
+    if (!w->padding) return w->share.begin + w->i * w->share.stride;
+    return w->i + (w->s < w->rows->steps ? w->rows->active[w->s] : 0);
+}
+
+static void walk_on(struct walk *w, size_t count) {
+    w->left -= count;
+    if (w->left == 0) return;
+    for (w->i += count; w->i >= w->here; w->here = rows_at(w, ++w->s)) w->i -= w->here;
+}
+
+static void walk_begin(struct walk *w, size_t first, size_t last) {
+    size_t count = 0, begin;
+    for (size_t s = first; s < last; s++) count += rows_at(w, s);
+    rnn_team_share(count, 1, w->share.rank, w->share.size, &begin, &w->left);
+    w->s = first;
+    w->here = first < last ? rows_at(w, first) : 0;
+    walk_on(w, begin);
+}
+
+static struct walk walk_steps(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
+                              size_t first, size_t last, size_t real_size,
+                              const struct rnn_share *share) {
+    struct walk w = {rows, array, reverse, 0, real_size, *share, 0, 0, 0, 0};
+    walk_begin(&w, first, last);
+    return w;
+}
+
+static char *walk_element(const struct walk *w) {
+    const size_t i = position(w);
+    return element(w->array, rnn_rows_step(w->rows, w->s, i, w->reverse), w->rows->order[i],
+                   w->real_size);
+}
+
+/* The packed row, counted from that of step `first`. */
+static size_t walk_packed(const struct walk *w, size_t first) {
+    return w->rows->offset[w->s] - w->rows->offset[first] + w->share.row + w->i * w->share.step;
+}
+
+/* The rows that will be needed soon: they lie apart, and no cache looks for the next by itself. */
+static struct walk walk_ahead(const struct walk *w, size_t bytes) {
+    const size_t count = bytes < BYTES_AHEAD ? BYTES_AHEAD / (bytes + !bytes) : 1;
+    struct walk ahead = *w;
+    walk_on(&ahead, count < w->left ? count : w->left);
+    return ahead;
+}
+
+static void fetch(struct walk *ahead, size_t bytes) {
+    if (ahead->left == 0) return;
+    const char *row = walk_element(ahead);
+    for (size_t j = 0; j < bytes; j += 64) __builtin_prefetch(row + j);
+    walk_on(ahead, 1);
+}
+
+void rnn_rows_prefetch(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
+                       size_t s, size_t width, size_t real_size, const struct rnn_share *share) {
+    struct walk w = walk_steps(rows, array, reverse, s, s + 1, real_size, share);
+    while (w.left > 0) fetch(&w, width * real_size);
+}
+
 static void add_f32(float *y, const float *x, size_t n) {
     for (size_t j = 0; j < n; j++) y[j] += x[j];
 }
@@ -118,63 +200,60 @@ static void add_f64(double *y, const double *x, size_t n) {
 
 void rnn_rows_gather(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                      size_t first, size_t last, size_t width, size_t real_size, void *packed,
-                     size_t ld, int rank, int size) {
-    for (size_t s = first; s < last; s++) {
-        size_t begin, end;
-        char *out = (char *)packed + (rows->offset[s] - rows->offset[first]) * ld * real_size;
-        rnn_team_share(rows->active[s], 1, rank, size, &begin, &end);
-        for (size_t i = begin; i < end; i++)
-            memcpy(out + i * ld * real_size,
-                   element(array, rnn_rows_step(rows, s, i, reverse), rows->order[i], real_size),
-                   width * real_size);
+                     size_t ld, const struct rnn_share *share) {
+    struct walk w = walk_steps(rows, array, reverse, first, last, real_size, share);
+    struct walk ahead = walk_ahead(&w, width * real_size);
+    for (; w.left > 0; walk_on(&w, 1)) {
+        fetch(&ahead, width * real_size);
+        memcpy((char *)packed + walk_packed(&w, first) * ld * real_size, walk_element(&w),
+               width * real_size);
     }
 }
 
 void rnn_rows_round(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                     size_t first, size_t last, size_t width, const struct rnn_low_kernels *low,
-                    uint16_t *packed, size_t ld, int rank, int size) {
-    for (size_t s = first; s < last; s++) {
-        size_t begin, end;
-        uint16_t *out = packed + (rows->offset[s] - rows->offset[first]) * ld;
-        rnn_team_share(rows->active[s], 1, rank, size, &begin, &end);
-        for (size_t i = begin; i < end; i++)
-            low->round(&(struct rnn_round){.rows = 1,
-                                           .width = width,
-                                           .x = element(array, rnn_rows_step(rows, s, i, reverse),
-                                                        rows->order[i], sizeof(float)),
-                                           .y = out + i * ld});
+                    uint16_t *packed, size_t ld, const struct rnn_share *share) {
+    struct walk w = walk_steps(rows, array, reverse, first, last, sizeof(float), share);
+    struct walk ahead = walk_ahead(&w, width * sizeof(float));
+    for (; w.left > 0; walk_on(&w, 1)) {
+        fetch(&ahead, width * sizeof(float));
+        low->round(&(struct rnn_round){.rows = 1,
+                                       .width = width,
+                                       .x = walk_element(&w),
+                                       .y = packed + walk_packed(&w, first) * ld});
     }
 }
 
 void rnn_rows_scatter(const struct rnn_rows *rows, const void *packed, size_t ld, int reverse,
                       size_t first, size_t last, size_t width, size_t real_size, int add,
-                      const rnn_sequence *array, int rank, int size) {
-    for (size_t s = first; s < last; s++) {
-        size_t begin, end;
-        const char *in =
-            (const char *)packed + (rows->offset[s] - rows->offset[first]) * ld * real_size;
-        rnn_team_share(rows->active[s], 1, rank, size, &begin, &end);
-        for (size_t i = begin; i < end; i++) {
-            const void *from = in + i * ld * real_size;
-            void *to =
-                element(array, rnn_rows_step(rows, s, i, reverse), rows->order[i], real_size);
-            if (!add)
-                memcpy(to, from, width * real_size);
-            else if (real_size == sizeof(float))
-                add_f32(to, from, width);
-            else
-                add_f64(to, from, width);
-        }
+                      const rnn_sequence *array, const struct rnn_share *share) {
+    struct walk w = walk_steps(rows, array, reverse, first, last, real_size, share);
+    struct walk ahead = walk_ahead(&w, width * real_size);
+    for (; w.left > 0; walk_on(&w, 1)) {
+        const void *from = (const char *)packed + walk_packed(&w, first) * ld * real_size;
+        void *to = walk_element(&w);
+        fetch(&ahead, width * real_size);
+        if (!add)
+            memcpy(to, from, width * real_size);
+        else if (real_size == sizeof(float))
+            add_f32(to, from, width);
+        else
+            add_f64(to, from, width);
     }
 }
 
 void rnn_rows_clear_padding(const struct rnn_rows *rows, size_t steps, size_t width,
                             size_t real_size, const rnn_sequence *array, int rank, int size) {
-    size_t begin, end;
-    rnn_team_share(steps, 1, rank, size, &begin, &end);
-    for (size_t t = begin; t < end; t++)
-        for (size_t i = t < rows->steps ? rows->active[t] : 0; i < rows->rows; i++)
-            memset(element(array, t, rows->order[i], real_size), 0, width * real_size);
+    const size_t bytes = width * real_size, total = (steps * rows->rows - rows->total) * bytes;
+    struct walk w = {rows, array, 0, 1, real_size, rnn_share_all(rank, size), 0, 0, 0, 0};
+    if (total == 0) return;
+    walk_begin(&w, 0, steps);
+    for (; w.left > 0; walk_on(&w, 1))
+        if (total < CLEARED_BYTES)
+            memset(walk_element(&w), 0, bytes);
+        else
+            rnn_clear_uncached(walk_element(&w), bytes);
+    rnn_fence_uncached();
 }
 
 void rnn_rows_gather_state(const struct rnn_rows *rows, const void *state, size_t width,

@@ -21,6 +21,25 @@ struct rnn_rows {
     size_t *offset; /* [steps + 1] */
 };
 
+/* What a thread takes of every step: positions begin, begin + stride, ... below end, which are rows
+ * row, row + step, ... of what is kept of a step; and of these the part of `rank` among the `size`
+ * threads that have the same. 0 of 1: they are its own. */
+struct rnn_share {
+    size_t begin, end, stride;
+    size_t row, step;
+    int rank, size;
+};
+
+static inline struct rnn_share rnn_share_all(int rank, int size) {
+    return (struct rnn_share){0, SIZE_MAX, 1, 0, 1, rank, size};
+}
+
+/* How many positions these are where `active` rows are. */
+static inline size_t rnn_share_count(const struct rnn_share *share, size_t active) {
+    const size_t end = share->end < active ? share->end : active;
+    return share->begin < end ? (end - share->begin + share->stride - 1) / share->stride : 0;
+}
+
 rnn_status rnn_rows_create(struct rnn_rows *rows, size_t steps, size_t batch,
                            const int64_t *lengths);
 void rnn_rows_free(struct rnn_rows *rows);
@@ -46,19 +65,23 @@ int rnn_rows_step_in_place(const struct rnn_rows *rows, const rnn_sequence *arra
 void *rnn_rows_of_step(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                        size_t s, size_t real_size);
 
-/* Copy `width` reals of each packed row of the steps [first, last) from or to a sequence array;
- * packed row offset[first] is row 0 of `packed`. rank of size takes its share of the rows. */
+/* Copy `width` reals of a thread's packed rows of the steps [first, last) from or to a sequence
+ * array; packed row offset[first] is row 0 of `packed`. */
 void rnn_rows_gather(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                      size_t first, size_t last, size_t width, size_t real_size, void *packed,
-                     size_t ld, int rank, int size);
+                     size_t ld, const struct rnn_share *share);
 
 /* The same of float, rounded to bfloat16 on the way. */
 void rnn_rows_round(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                     size_t first, size_t last, size_t width, const struct rnn_low_kernels *low,
-                    uint16_t *packed, size_t ld, int rank, int size);
+                    uint16_t *packed, size_t ld, const struct rnn_share *share);
 void rnn_rows_scatter(const struct rnn_rows *rows, const void *packed, size_t ld, int reverse,
                       size_t first, size_t last, size_t width, size_t real_size, int add,
-                      const rnn_sequence *array, int rank, int size);
+                      const rnn_sequence *array, const struct rnn_share *share);
+
+/* Ask the caches for a thread's rows of step s. */
+void rnn_rows_prefetch(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
+                       size_t s, size_t width, size_t real_size, const struct rnn_share *share);
 
 /* Write zeros to the steps beyond each row's length: rank of size its share of the `steps` of the
  * array. */

@@ -6,9 +6,10 @@ enum {
     CALL_WORTH_SHARING = 2000000,  /* multiply-adds of a call, about 40 us on one core */
     STEP_WORTH_SHARING = 40000,    /* of one step, about 1.4 us: several barriers */
     STREAM_WORTH_SHARING = 300000, /* of a lone step, about 12 us: a team costs 1 to 4 */
-    ROWS_WORTH_SHARING = 4,        /* rows a thread, below which its tiles waste weight traffic, */
-    ROWS_OF_LARGE = 12,            /* and of weights that no L2 holds: */
-    LARGE_WEIGHTS = 2 << 20,       /* bytes, of the recurrent or the input part */
+    ROWS_WORTH_SHARING = 4,   /* rows a thread, below which panels are shared if these are worth it:
+                                 small tiles waste weight traffic, */
+    ROWS_OF_LARGE = 12,       /* and of weights that no L2 holds: */
+    LARGE_WEIGHTS = 2 << 20,  /* bytes, of the recurrent or the input part */
     CHUNK_BYTES = 512 * 1024, /* of input part, so that it stays in L2 until its step; where its
                                  weights are large, as many as these: reading them costs more */
     FUSED_ROWS = 4,           /* rows a thread, from which reading both weights at each step
@@ -26,15 +27,23 @@ static double step_work(const struct rnn_direction *d, int with_input) {
            (double)(d->hidden + (with_input ? d->input : 0));
 }
 
+/* Whether the threads could share each step's panels of units. */
+static int panels_worth(const struct rnn_direction *d, const struct rnn_rows *rows) {
+    const double each =
+        step_work(d, 0) * (double)rows->total / (double)(rows->steps + !rows->steps);
+    return each >= STEP_WORTH_SHARING && d->hidden > RNN_WIDE_LANES;
+}
+
 /* Rows from which on each thread has enough of its own. */
-static size_t rows_worth(const struct rnn_direction *d, int threads) {
+static size_t rows_worth(const struct rnn_direction *d, const struct rnn_rows *rows, int threads) {
     const int large = step_work(d, 0) * (double)d->real_size > LARGE_WEIGHTS;
+    if (!panels_worth(d, rows)) return (size_t)threads;
     return (size_t)threads * (large ? ROWS_OF_LARGE : ROWS_WORTH_SHARING);
 }
 
 /* Leading steps of ragged rows with enough of them for every thread: active rows only fall. */
 static size_t dealt_steps(const struct rnn_direction *d, const struct rnn_rows *rows, int threads) {
-    const size_t least = rows_worth(d, threads);
+    const size_t least = rows_worth(d, rows, threads);
     size_t steps = 0;
     while (rows->ragged && steps < rows->steps && rows->active[steps] >= least) steps++;
     return steps;
@@ -45,14 +54,10 @@ static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows
                             int looked_up, size_t dealt) {
     struct rnn_plan plan = {.threads = 1, .chunk_rows = rows->total};
     const double work = step_work(d, !looked_up) * (double)rows->total;
-    const double each =
-        step_work(d, 0) * (double)rows->total / (double)(rows->steps + !rows->steps);
-    const size_t panels = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
     if (threads <= 1 || d->blas || work < CALL_WORTH_SHARING) return plan;
     /* The longest of ragged rows end when the others are long done: these share every step. */
-    plan.by_rows = rows->rows >= rows_worth(d, threads) && !rows->ragged;
-    if (plan.by_rows || dealt > rows->total / 2 || (each >= STEP_WORTH_SHARING && panels > 1))
-        plan.threads = threads;
+    plan.by_rows = rows->rows >= rows_worth(d, rows, threads) && !rows->ragged;
+    if (plan.by_rows || dealt > rows->total / 2 || panels_worth(d, rows)) plan.threads = threads;
     return plan;
 }
 
@@ -81,12 +86,34 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
     /* Where the gates of every step are kept nothing is saved. */
     if (!looked_up && (!training || !rnn_keeps_gates(d)))
         result.fused = fused_steps(d, rows, &result);
+    result.compact = !training && result.dealt > 0 && result.fused > 0;
     return result;
 }
 
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                   int threads, int looked_up) {
     return plan(d, rows, threads, looked_up, 0);
+}
+
+struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t s,
+                                int rank, int size) {
+    struct rnn_share share = rnn_share_all(0, 1);
+    if (s < plan->dealt && rank >= size) {
+        share.end = 0;
+    } else if (s < plan->dealt) {
+        const size_t threads = (size_t)size, at = (size_t)rank, rest = rows->rows % threads;
+        const int compact = plan->compact && s < plan->fused;
+        share.begin = at;
+        share.stride = threads;
+        share.row = compact ? rows->rows / threads * at + (at < rest ? at : rest) : at;
+        share.step = compact ? 1 : threads;
+    } else if (plan->by_rows) {
+        rnn_team_share(rows->rows, 1, rank, size, &share.begin, &share.end);
+        share.row = share.begin;
+    } else {
+        share = rnn_share_all(rank, size);
+    }
+    return share;
 }
 
 int rnn_plan_side_by_side(const struct rnn_direction *d, const struct rnn_rows *rows,

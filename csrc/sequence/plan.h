@@ -12,6 +12,8 @@ struct rnn_plan {
                      has panels of units, */
     size_t dealt; /* forward: but for so many steps of ragged rows, from the first on, in which
                      each thread has every so many'th row */
+    int compact;  /* forward: while these take their input part along, what is kept of a thread's
+                     rows lies together: caches fetch what comes next, and it is not another's */
     size_t fused; /* forward: so many steps, from the first on, take their input part along; */
     size_t chunk_rows; /* of the others it is computed for so many packed rows at once, at most */
 };
@@ -21,6 +23,10 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *direction, const st
                                  int threads, int training, int looked_up);
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *direction,
                                   const struct rnn_rows *rows, int threads, int looked_up);
+
+/* The rows of step s that `rank` among `size` threads takes. */
+struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t s,
+                                int rank, int size);
 
 /* Whether two threads run the two directions of a layer side by side, without a barrier, rather
  * than share each in turn. */
