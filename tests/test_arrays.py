@@ -105,7 +105,7 @@ for _ in range(5):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(found.stdout) < 5 * 100  # y alone is 400 pages
+    assert int(found.stdout) < 5 * 200  # y alone is 400 pages; a huge page lost once is 512
 
 
 def gradients_of(module, x, times):
