@@ -5,10 +5,12 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from bench import ceilings, crowded, engine_calls, footprint, machine, report
 from bench.contestants import MODULES, OURS
+from bench.quiet import Patience
 from bench.race import Race
 from bench.workloads import WORKLOADS, selected
 
@@ -57,6 +59,14 @@ def parser():
         help=f"budget of a case, about (default {SECONDS}, with --quick {QUICK_SECONDS})",
     )
     options.add_argument(
+        "--patience",
+        type=_minutes,
+        default=0.0,
+        metavar="MINUTES",
+        help="begin a case when the machine is as fast as its ceilings, and repeat it if it was "
+        "not so to the end, but wait no longer than this in all (default 0: do not look)",
+    )
+    options.add_argument(
         "--output",
         type=Path,
         default=RESULTS,
@@ -84,14 +94,23 @@ def _threads(text):
     )
 
 
-def _seconds(text):
+def _number(text):
     try:
-        number = float(text)
+        return float(text)
     except ValueError:
-        number = 0.0
-    if 0 < number < float("inf"):
-        return number
+        return float("nan")
+
+
+def _seconds(text):
+    if 0 < _number(text) < float("inf"):
+        return _number(text)
     raise argparse.ArgumentTypeError(f"is {text}, expected a number above 0")
+
+
+def _minutes(text):
+    if 0 <= _number(text) < float("inf"):
+        return _number(text)
+    raise argparse.ArgumentTypeError(f"is {text}, expected a number from 0 on")
 
 
 def main(arguments=None):
@@ -124,8 +143,6 @@ def measure(options, cases):
         "seconds": options.seconds or (QUICK_SECONDS if options.quick else SECONDS),
         "records": [],
     }
-    print("ceilings of the machine", file=sys.stderr, flush=True)
-    measured["ceilings"] = ceilings.measure(measured["threads"]).rows()
 
     def keep():
         measured["machine"]["load after"] = machine.load()
@@ -133,15 +150,20 @@ def measure(options, cases):
         if options.json:
             options.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
 
-    try:
-        _race(measured, options, cases, keep)
-    except KeyboardInterrupt:
-        measured["command"] += " (interrupted)"
+    with ceilings.Gauge() as gauge:
+        print("ceilings of the machine", file=sys.stderr, flush=True)
+        best = gauge.best(measured["threads"])
+        measured["ceilings"] = best.rows()
+        patience = Patience(lambda count: gauge.now(count).figures, best.figures, options.patience)
+        try:
+            _race(measured, options, cases, patience, keep)
+        except KeyboardInterrupt:
+            measured["command"] += " (interrupted)"
     keep()
     return measured
 
 
-def _race(measured, options, cases, keep):
+def _race(measured, options, cases, patience, keep):
     """All cases on each number of threads, then what is not a case; `keep` after each."""
     names = [name for name in MODULES if not options.contestant or name in options.contestant]
     for count in measured["threads"]:
@@ -151,16 +173,19 @@ def _race(measured, options, cases, keep):
             for name, reason in race.missing.items():
                 print(f"{name} is missing: {reason}", file=sys.stderr)
             for case in cases:
-                measured["records"].append(race.run(case, measured["seconds"]))
+                record = patience.race(partial(race.run, case, measured["seconds"]), count)
+                measured["records"].append(record)
+                measured["waited"] = patience.waited
                 print(report.progress_line(measured["records"][-1]), file=sys.stderr, flush=True)
                 keep()
     if OURS in names and not (options.cases_only or options.workload or options.cell):
-        _measure_the_rest(measured, names)
+        _measure_the_rest(measured, names, patience)
 
 
-def _measure_the_rest(measured, names):
+def _measure_the_rest(measured, names, patience):
     """What is not a case: calls from C, a busy machine, what an import costs."""
     threads, seconds = measured["threads"], measured["seconds"]
+    patience.wait(threads[-1])
     print("calls from C", file=sys.stderr, flush=True)
     measured["engine_calls"] = [
         call for count in threads for call in engine_calls.measure(count, seconds)

@@ -3,9 +3,11 @@
  *
  *   cc -O3 -pthread ceilings.c -o ceilings && ./ceilings 1 2
  *
+ * or, after the word `now`, what it does at this moment: two figures, medians of their runs.
+ *
  * Prints a line a figure: name, threads, and operations, bytes or barriers a second of all threads
- * together. Every thread is bound to a CPU of its own and reads a buffer of its own. Each figure is
- * the best of several runs: other work on the machine can only lower it. */
+ * together. Every thread is bound to a CPU of its own and reads a buffer of its own. But for `now`
+ * each figure is the best of several runs: other work on the machine can only lower it. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -22,6 +24,7 @@
 
 enum { RUNS = 7, MOST_THREADS = 256, BARRIERS = 20000 };
 static const double run_seconds = 0.01;
+static int only_now; /* medians, not bests */
 
 static double now(void) {
     struct timespec t;
@@ -194,12 +197,17 @@ static void *work(void *argument) {
     return NULL;
 }
 
-/* Least seconds of RUNS runs of `n` rounds on each of some threads. */
-static double least_seconds(kernel *run, size_t bytes, size_t n, int threads) {
+static int ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Least seconds of RUNS runs of `n` rounds on each of some threads, or their median. */
+static double run_for(kernel *run, size_t bytes, size_t n, int threads) {
     struct barrier barrier = {.threads = threads};
     struct job jobs[MOST_THREADS];
     pthread_t ids[MOST_THREADS];
-    double seconds[RUNS], least;
+    double seconds[RUNS];
     for (int k = 0; k < threads; k++) {
         jobs[k] = (struct job){&barrier, run, bytes, n, seconds, k};
         if (pthread_create(&ids[k], NULL, work, &jobs[k])) {
@@ -208,18 +216,16 @@ static double least_seconds(kernel *run, size_t bytes, size_t n, int threads) {
         }
     }
     for (int k = 0; k < threads; k++) pthread_join(ids[k], NULL);
-    least = seconds[0];
-    for (int k = 1; k < RUNS; k++)
-        if (seconds[k] < least) least = seconds[k];
-    return least;
+    qsort(seconds, RUNS, sizeof *seconds, ascending);
+    return seconds[only_now ? RUNS / 2 : 0];
 }
 
 /* Print how much of what a round does, `amount`, all threads do together in a second. */
 static void measure(const char *name, kernel *run, size_t bytes, double amount, int threads) {
     size_t n = 1;
-    while (least_seconds(run, bytes, n, 1) < run_seconds / 2) n *= 2;
+    while (run_for(run, bytes, n, 1) < run_seconds / 2) n *= 2;
     printf("%s %d %.6g\n", name, threads,
-           (double)n * amount * threads / least_seconds(run, bytes, n, threads));
+           (double)n * amount * threads / run_for(run, bytes, n, threads));
     fflush(stdout);
 }
 
@@ -228,14 +234,19 @@ static void measure_all(int threads) {
                                        6144, 8192, 12288, 16384, 32768, 65536, 262144};
     kernel *reader = read_portable;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        measure("fma_avx2", fma_avx2, 0, SUMS * 8 * 2.0, threads);
-        reader = read_avx2;
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const int avx512 = __builtin_cpu_supports("avx512f");
+    if (avx2) reader = read_avx2;
+    if (avx512) reader = read_avx512;
+#endif
+    if (only_now) {
+        measure("fma_portable", fma_portable, 0, SUMS * 4 * 2.0, threads);
+        measure("read_6291456", reader, 6 << 20, 6 << 20, threads);
+        return;
     }
-    if (__builtin_cpu_supports("avx512f")) {
-        measure("fma_avx512", fma_avx512, 0, SUMS * 16 * 2.0, threads);
-        reader = read_avx512;
-    }
+#if defined(__x86_64__)
+    if (avx2) measure("fma_avx2", fma_avx2, 0, SUMS * 8 * 2.0, threads);
+    if (avx512) measure("fma_avx512", fma_avx512, 0, SUMS * 16 * 2.0, threads);
     if (__builtin_cpu_supports("avx512bf16"))
         measure("dot_bf16", dot_bf16, 0, SUMS * 32 * 2.0, threads);
     if (__builtin_cpu_supports("avx512vnni"))
@@ -248,11 +259,12 @@ static void measure_all(int threads) {
         measure(name, reader, kilobytes[k] * 1024, (double)kilobytes[k] * 1024, threads);
     }
     if (threads > 1)
-        printf("barrier %d %.6g\n", threads, BARRIERS / least_seconds(NULL, 0, BARRIERS, threads));
+        printf("barrier %d %.6g\n", threads, BARRIERS / run_for(NULL, 0, BARRIERS, threads));
 }
 
 int main(int argc, char **argv) {
-    for (int k = 1; k < argc; k++) {
+    only_now = argc > 1 && strcmp(argv[1], "now") == 0;
+    for (int k = 1 + only_now; k < argc; k++) {
         const int threads = atoi(argv[k]);
         if (threads < 1 || threads > MOST_THREADS) {
             fprintf(stderr, "ceilings: threads is %s, expected 1 to %d\n", argv[k], MOST_THREADS);

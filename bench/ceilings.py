@@ -60,24 +60,29 @@ class Ceilings:
         return slow + share * (fast - slow)
 
 
-def measure(threads):
-    """Compile `ceilings.c` into a temporary folder and run it.
+class Gauge:
+    """`ceilings.c`, compiled into a temporary folder; a context manager."""
 
-    Parameters
-    ----------
-    threads : sequence of int
+    def __enter__(self):
+        self._folder = tempfile.TemporaryDirectory()
+        self._program = Path(self._folder.name, "ceilings")
+        compile_c([SOURCE], self._program, ["-pthread"])
+        return self
 
-    Returns
-    -------
-    Ceilings
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, "ceilings")
-        compile_c([SOURCE], program, ["-pthread"])
-        output = subprocess.run(
-            [program, *map(str, threads)], check=True, capture_output=True, text=True
-        ).stdout
-    return parse(output)
+    def __exit__(self, *_):
+        self._folder.cleanup()
+
+    def best(self, threads):
+        """Ceilings on each of some numbers of threads."""
+        return self._run(map(str, threads))
+
+    def now(self, threads):
+        """Two of the figures as they are at this moment: of arithmetic, and of reading L3."""
+        return self._run(["now", str(threads)])
+
+    def _run(self, arguments):
+        command = [self._program, *arguments]
+        return parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def parse(output):

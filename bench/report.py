@@ -5,6 +5,7 @@ import collections
 
 from bench import agreement, bars, results
 from bench.contestants import MODULES, OURS
+from bench.quiet import QUIET
 from bench.tables import digits, duration, megabytes, percent, ratio, table
 from bench.workloads import PRECISIONS, WORKLOADS
 
@@ -61,8 +62,21 @@ def _head(measured):
         f"Threads: {', '.join(map(str, measured['threads']))}. Budget of a case: "
         f"{measured['seconds']:g} s. Times are medians of turns. A ratio is the median, turn by "
         "turn, of the best peer's time over ours: below 1, in bold, that peer is faster.",
+        *_patience(measured),
     ]
     return "\n".join(lines)
+
+
+def _patience(measured):
+    """How quiet the machine was, if anybody looked."""
+    looked = [record["quiet"] for record in measured["records"] if record.get("quiet") is not None]
+    if looked:
+        yield ""
+        yield (
+            f"Before and after {sum(looked)} of {len(looked)} cases the machine computed and read "
+            f"at {QUIET:.0%} of its ceilings or more; waiting for that, and cases that were raced "
+            f"again, took {measured['waited'] / 60:.0f} minutes."
+        )
 
 
 def _ceilings(measured):

@@ -21,6 +21,7 @@ from bench import (
     callgrind,
     ceilings,
     problem,
+    quiet,
     report,
     results,
     stats,
@@ -327,6 +328,25 @@ def test_bars_of_constants_and_costs():
     assert (bar.figure, bar.met, bar.aimed) == ("20.0", True, False)
     assert judged(measured, "wheel, MB").aimed is False
     assert judged(measured, "resident memory over NumPy, MB").met is True
+
+
+# ---- quiet moments -------------------------------------------------------------------------
+
+
+def test_patience_waits_for_a_quiet_machine_and_races_again(monkeypatch):
+    speeds = iter([80.0, 97.0, 60.0, 110.0, 109.0])  # before twice, after, before, after
+    monkeypatch.setattr(quiet, "PAUSE", 0.0)
+    patience = quiet.Patience(lambda n: {("fma", n): next(speeds)}, {("fma", 2): 100.0}, 1)
+    records = iter([{"n": 1}, {"n": 2}])
+    assert patience.race(lambda: next(records), 2) == {"n": 2, "quiet": True}
+    assert next(speeds, None) is None
+
+
+def test_patience_ends():
+    patience = quiet.Patience(lambda n: {("fma", n): 1.0}, {("fma", 1): 100.0}, 1e-9)
+    patience.waited = 1.0
+    assert patience.race(dict, 1) == {"quiet": False}
+    assert quiet.Patience(None, {}, 0.0).race(dict, 1) == {"quiet": None}
 
 
 # ---- the guard of instruction counts --------------------------------------------------------
