@@ -168,61 +168,64 @@ static void product_blas(const struct run *run, const struct rnn_matrix *w, stru
     back->dh = target;
 }
 
-/* Stage of step s for the positions [begin, end). `fresh`: their last step, with nothing after it.
- */
-static void run_stage(struct run *run, const struct stage *stage, size_t s, size_t begin,
-                      size_t end, int fresh, rnn_team *team, int rank) {
+/* Stage of step s for the rows [from, until) of a thread's share. `fresh`: their last step, with
+ * nothing after it. */
+static void run_stage(struct run *run, const struct stage *stage, size_t s,
+                      const struct rnn_share *share, size_t from, size_t until, int fresh) {
     const struct rnn_direction *d = run->direction;
     const struct rnn_history *history = run->backward->history;
-    const size_t size = run->real_size, state = run->padded * size;
+    const size_t begin = share->begin + from * share->stride, stride = share->stride;
+    const size_t size = run->real_size, state = run->padded * size, ld = stride * run->padded;
     const struct rnn_phase_weights *multiplied = &d->phase[stage->multiplied];
     const size_t width = dgates_width(&d->phase[0], run->padded);
-    const size_t ld_dnext = dgates_width(multiplied, run->padded);
+    const size_t width_next = dgates_width(multiplied, run->padded);
     const int projects = rnn_projects(d), first = stage->phase == 0 && !projects;
     const int product = stage->same_step || !fresh;
     const int carries_h = !d->cell->has_c && d->cell->gates > 1; /* past the gates: the GRUs */
+    if (from >= until) return;
     const size_t row = chunk_row(run, s, begin), kept = run->rows->offset[s] + begin;
     const size_t next = chunk_row(run, stage->same_step ? s : s + 1, begin);
-    size_t panel = 0, panel_end = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES, ld_dy;
+    size_t panel, panel_end, ld_dy;
     const char *dy = output_gradient(run, s, &ld_dy);
-    if (begin >= end) return;
-    if (!run->plan.by_rows) rnn_team_share(panel_end, 1, rank, team->size, &panel, &panel_end);
+    rnn_team_share((d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES, 1, share->rank, share->size,
+                   &panel, &panel_end);
     struct rnn_back back = {
-        .rows = end - begin,
+        .rows = until - from,
         .hidden = d->hidden,
         .begin = panel,
         .end = panel_end,
         .dy = first && dy ? dy + begin * ld_dy * size : NULL,
-        .ld_dy = ld_dy,
+        .ld_dy = stride * ld_dy,
         .dh = first && (fresh || carries_h) ? run->dh + begin * state : NULL,
-        .ld_dh = run->padded,
-        .ld_dnext = ld_dnext,
+        .ld_dh = ld,
+        .ld_dnext = stride * width_next,
         .gates =
             history->gates[0] ? (char *)history->gates[0] + kept * d->phase[0].width * size : NULL,
-        .ld_gates = d->phase[0].width,
+        .ld_gates = stride * d->phase[0].width,
         .before = (const char *)before_step(run, s) + begin * state,
-        .ld_before = run->padded,
+        .ld_before = ld,
         .after = (const char *)after_step(run, s) + begin * state,
-        .ld_after = run->padded,
+        .ld_after = ld,
         .dgates = run->dgates[0] + row * width * run->operand_size,
-        .ld_dgates = width,
+        .ld_dgates = stride * width,
         .dgates_h = run->dgates_h[0] + row * width * run->operand_size,
         .carry = (d->cell->has_c ? run->dc : run->dh) + begin * state,
-        .ld_carry = run->padded,
+        .ld_carry = ld,
         .form = &d->form,
     };
     if (d->cell->phases > 1) {
+        const size_t width_second = dgates_width(&d->phase[1], run->padded);
         back.second = (char *)history->gates[1] + kept * d->phase[1].width * size;
-        back.ld_second = d->phase[1].width;
-        back.ld_dsecond = dgates_width(&d->phase[1], run->padded);
-        back.dsecond = run->dgates[1] + row * back.ld_dsecond * run->operand_size;
+        back.ld_second = stride * d->phase[1].width;
+        back.ld_dsecond = stride * width_second;
+        back.dsecond = run->dgates[1] + row * width_second * run->operand_size;
     }
     if (projects) {
         back.dnext = run->dprojected + row * state;
-        back.ld_dnext = run->padded;
+        back.ld_dnext = ld;
         back.w = d->w_hr_t.panels;
     } else if (product) {
-        back.dnext = run->dgates_h[stage->multiplied] + next * ld_dnext * run->operand_size;
+        back.dnext = run->dgates_h[stage->multiplied] + next * width_next * run->operand_size;
         back.w = multiplied->w_hh_t.panels;
         if (d->blas)
             product_blas(run, &multiplied->w_hh_t, &back,
@@ -232,61 +235,63 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s, size
 }
 
 /* The gradients of step s's hidden states before what is projected to them: the output's, and of
- * the positions up to `middle` the recurrent product's, of the others the one given for their last.
- */
-static void project_back(struct run *run, size_t s, size_t begin, size_t middle, size_t end,
-                         rnn_team *team, int rank) {
+ * the share's rows up to `middle` the recurrent product's, of the others, up to `end`, the one
+ * given for their last. */
+static void project_back(struct run *run, size_t s, struct rnn_share share, size_t middle,
+                         size_t end, rnn_team *team, int rank) {
     const struct rnn_direction *d = run->direction;
     const struct rnn_phase_weights *phase = &d->phase[0];
     const size_t state = run->padded * run->real_size, width = d->output * run->real_size;
-    const int by_rows = run->plan.by_rows;
-    char *to = run->dprojected + chunk_row(run, s, 0) * state;
+    const size_t begin = share.begin, stride = share.stride;
+    const size_t width_next = dgates_width(phase, run->padded);
+    char *const to = run->dprojected + chunk_row(run, s, 0) * state;
     size_t ld_dy, from, until;
     const char *dy = output_gradient(run, s, &ld_dy);
-    rnn_team_share(end > begin ? end - begin : 0, 1, by_rows ? 0 : rank, by_rows ? 1 : team->size,
-                   &from, &until);
-    for (size_t i = begin + from; i < begin + until; i++) {
+    rnn_team_share(end, 1, share.rank, share.size, &from, &until);
+    for (size_t k = from; k < until; k++) {
+        const size_t i = begin + k * stride;
         if (dy)
             memcpy(to + i * state, dy + i * ld_dy * run->real_size, width);
         else
             memset(to + i * state, 0, width);
-        if (i >= middle)
+        if (k >= middle)
             d->kernels->column_sum(&(struct rnn_column_sum){.rows = 1,
                                                             .width = d->output,
                                                             .x = run->dh + i * state,
                                                             .ldx = run->padded,
                                                             .y = to + i * state});
     }
-    if (!by_rows) rnn_team_wait(team);
-    if (begin < middle)
+    if (share.size > 1) {
+        rnn_team_wait(team);
+        share = rnn_plan_share(&run->plan, run->rows, s, rank, team->size);
+    }
+    if (middle > 0)
         rnn_matrix_multiply(
             &phase->w_hh_t,
-            &(struct rnn_operands){.rows = middle - begin,
+            &(struct rnn_operands){.rows = middle,
                                    .x = run->dgates_h[0] + chunk_row(run, s + 1, begin) *
-                                                               dgates_width(phase, run->padded) *
-                                                               run->operand_size,
-                                   .ldx = dgates_width(phase, run->padded),
+                                                               width_next * run->operand_size,
+                                   .ldx = stride * width_next,
                                    .start = to + begin * state,
-                                   .ld_start = run->padded,
+                                   .ld_start = stride * run->padded,
                                    .y = to + begin * state,
-                                   .ldy = run->padded,
+                                   .ldy = stride * run->padded,
                                    .width = run->padded},
-            by_rows ? 0 : rank, by_rows ? 1 : team->size);
-    if (!by_rows) rnn_team_wait(team);
+            share.rank, share.size);
+    if (share.size > 1) rnn_team_wait(team);
 }
 
-static void one_step(struct run *run, size_t s, size_t row, size_t row_end, rnn_team *team,
-                     int rank) {
+static void one_step(struct run *run, size_t s, rnn_team *team, int rank) {
     const struct rnn_rows *rows = run->rows;
-    const size_t active = rows->active[s], after = rows->active[s + 1];
-    const size_t end = row_end < active ? row_end : active;
-    size_t middle = after < end ? after : end; /* from here on this is the row's last step */
-    if (middle < row) middle = row;
-    if (rnn_projects(run->direction)) project_back(run, s, row, middle, end, team, rank);
+    struct rnn_share share = rnn_plan_share(&run->plan, rows, s, rank, team->size);
+    const size_t end = rnn_share_count(&share, rows->active[s]);
+    const size_t middle = rnn_share_count(&share, rows->active[s + 1]); /* the others end here */
+    if (rnn_projects(run->direction)) project_back(run, s, share, middle, end, team, rank);
     for (size_t i = 0; i < run->direction->cell->phases; i++) {
-        run_stage(run, &stages[i], s, row, middle, 0, team, rank);
-        run_stage(run, &stages[i], s, middle, end, 1, team, rank);
-        if (!run->plan.by_rows) rnn_team_wait(team);
+        share = rnn_plan_share(&run->plan, rows, s, rank, team->size); /* it may be smaller */
+        run_stage(run, &stages[i], s, &share, 0, middle, 0);
+        run_stage(run, &stages[i], s, &share, middle, end, 1);
+        if (share.size > 1) rnn_team_wait(team);
     }
 }
 
@@ -434,7 +439,7 @@ static void previous_chunk(struct run *run) {
 }
 
 /* Back through the steps of a chunk, then the products over all of its rows at once. */
-static void one_chunk(struct run *run, size_t row, size_t row_end, rnn_team *team, int rank) {
+static void one_chunk(struct run *run, rnn_team *team, int rank) {
     const struct rnn_backward *b = run->backward;
     const struct rnn_share share = rnn_share_all(rank, team->size);
     if (run->dy)
@@ -442,7 +447,7 @@ static void one_chunk(struct run *run, size_t row, size_t row_end, rnn_team *tea
                         run->direction->output, run->real_size, run->dy, run->padded, &share);
     if (run->h_before) gather_states_before(run, rank, team->size);
     rnn_team_wait(team);
-    for (size_t s = run->last; s-- > run->first;) one_step(run, s, row, row_end, team, rank);
+    for (size_t s = run->last; s-- > run->first;) one_step(run, s, team, rank);
     rnn_team_wait(team);
     if (b->dx.data) input_gradient(run, team, rank);
     parameter_gradients(run, team, rank);
@@ -451,15 +456,14 @@ static void one_chunk(struct run *run, size_t row, size_t row_end, rnn_team *tea
 
 static void task(rnn_team *team, int rank, void *context) {
     struct run *run = context;
-    size_t row = 0, row_end = run->rows->rows, first = run->first;
+    size_t first = run->first;
     if (rank == 0) team->elastic = !run->plan.by_rows;
-    if (run->plan.by_rows) rnn_team_share(run->rows->rows, 1, rank, team->size, &row, &row_end);
     rnn_parameter_gradients_clear(&run->gradients, team, rank);
-    one_chunk(run, row, row_end, team, rank);
+    one_chunk(run, team, rank);
     for (; first > 0; first = chunk_begin(run->rows, first)) {
         if (rank == 0) previous_chunk(run);
         rnn_team_wait(team);
-        one_chunk(run, row, row_end, team, rank);
+        one_chunk(run, team, rank);
     }
     initial_gradient(run, rank, team->size);
     if (run->backward->dtable) table_gradient(run, rank, team->size);

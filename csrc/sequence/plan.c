@@ -49,15 +49,18 @@ static size_t dealt_steps(const struct rnn_direction *d, const struct rnn_rows *
     return steps;
 }
 
-/* `dealt`: packed rows that need no barrier though they are ragged. */
 static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows *rows, int threads,
-                            int looked_up, size_t dealt) {
+                            int looked_up) {
+    const size_t dealt = dealt_steps(d, rows, threads);
     struct rnn_plan plan = {.threads = 1, .chunk_rows = rows->total};
     const double work = step_work(d, !looked_up) * (double)rows->total;
     if (threads <= 1 || d->blas || work < CALL_WORTH_SHARING) return plan;
     /* The longest of ragged rows end when the others are long done: these share every step. */
     plan.by_rows = rows->rows >= rows_worth(d, rows, threads) && !rows->ragged;
-    if (plan.by_rows || dealt > rows->total / 2 || panels_worth(d, rows)) plan.threads = threads;
+    if (!plan.by_rows && rows->offset[dealt] <= rows->total / 2 && !panels_worth(d, rows))
+        return plan;
+    plan.threads = threads;
+    plan.dealt = dealt;
     return plan;
 }
 
@@ -74,9 +77,7 @@ static size_t fused_steps(const struct rnn_direction *d, const struct rnn_rows *
 
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                  int threads, int training, int looked_up) {
-    const size_t dealt = dealt_steps(d, rows, threads);
-    struct rnn_plan result = plan(d, rows, threads, looked_up, rows->offset[dealt]);
-    result.dealt = result.threads > 1 ? dealt : 0;
+    struct rnn_plan result = plan(d, rows, threads, looked_up);
     size_t row = d->input;
     for (size_t p = 0; p < d->cell->phases; p++) row += d->phase[p].width;
     const size_t weights = (row - d->input) * d->input * d->real_size;
@@ -92,7 +93,7 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
 
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                   int threads, int looked_up) {
-    return plan(d, rows, threads, looked_up, 0);
+    return plan(d, rows, threads, looked_up);
 }
 
 struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t s,

@@ -10,7 +10,7 @@ struct rnn_plan {
     int threads;
     int by_rows;  /* each thread has rows of the batch and needs no barrier at a step; else each
                      has panels of units, */
-    size_t dealt; /* forward: but for so many steps of ragged rows, from the first on, in which
+    size_t dealt; /* but for so many steps of ragged rows, from the first on, in which
                      each thread has every so many'th row */
     int compact;  /* forward: while these take their input part along, what is kept of a thread's
                      rows lies together: caches fetch what comes next, and it is not another's */
