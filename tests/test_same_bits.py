@@ -274,15 +274,18 @@ def test_threads(cell, num_layers, bidirectional, kind, threads):
         assert_same_bits({"y": y}, expected, ["y"])
 
 
+@pytest.mark.parametrize(("input_size", "hidden_size", "batch"), [(300, 1000, 4), (33, 40, 501)])
 @pytest.mark.parametrize("cell", CELLS)
-def test_threads_of_a_stream(cell):
-    """A layer so large that one step is worth sharing."""
-    problem = Problem(cell, 300, 1000, num_layers=2, dtype="float32", steps=3, batch=4)
+def test_threads_of_a_stream(cell, input_size, hidden_size, batch):
+    """A layer so large, or rows so many, that one step is worth sharing."""
+    problem = Problem(
+        cell, input_size, hidden_size, num_layers=2, dtype="float32", steps=3, batch=batch
+    )
     arrays = problems.draw(problem, 2)
     whole = session_of(problem, arrays).run(arrays["x"])
     for count in (1, 2, 3):
-        stream = session_of(problem, arrays, threads=count).stream(batch=4)
-        y = np.stack([stream.step(step) for step in arrays["x"]])
+        stream = session_of(problem, arrays, threads=count).stream(batch=batch)
+        y = as_newcomer(lambda stream=stream: np.stack([stream.step(x) for x in arrays["x"]]))
         assert y.tobytes() == whole.tobytes()
 
 

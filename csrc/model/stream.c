@@ -12,7 +12,7 @@
 /* One layer's part of a stream. */
 struct stage {
     const struct rnn_layer *layer;
-    int threads;
+    struct rnn_step_plan plan;
     int descending;              /* the order in which the next step takes the panels */
     size_t ld;                   /* of its output rows */
     char *out;                   /* [B][ld]; recurrent layers: the current one of h */
@@ -85,9 +85,9 @@ static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_siz
     PIECE(stage->c, d->padded);
     stage->work_size = rnn_direction_work(d, rows);
     if (take)
-        stage->work = rnn_arena_take(arena, (size_t)stage->threads, stage->work_size);
+        stage->work = rnn_arena_take(arena, (size_t)stage->plan.threads, stage->work_size);
     else
-        RNN_TRY(rnn_size_add(bytes, (size_t)stage->threads, stage->work_size));
+        RNN_TRY(rnn_size_add(bytes, (size_t)stage->plan.threads, stage->work_size));
     if (rnn_projects(d)) PIECE(stage->cell_out, d->padded);
     if (is_fused(d)) return RNN_OK;
     for (size_t p = 0; p < d->cell->phases; p++) PIECE(stage->gates[p], d->phase[p].width);
@@ -134,10 +134,9 @@ static rnn_status fill_stream(rnn_stream *stream, int threads) {
     for (size_t i = 0; i < stream->count; i++) {
         struct stage *stage = &stream->stages[i];
         stage->layer = &session->layers[i];
-        stage->threads =
-            stage->layer->kind == RNN_LAYER_RECURRENT
-                ? rnn_plan_step_threads(&stage->layer->direction[0], stream->rows, threads)
-                : 1;
+        stage->plan = stage->layer->kind == RNN_LAYER_RECURRENT
+                          ? rnn_plan_step(&stage->layer->direction[0], stream->rows, threads)
+                          : (struct rnn_step_plan){.threads = 1};
         RNN_TRY(stage_pieces(stage, stream->rows, session->real_size, 0, NULL, &bytes));
     }
     RNN_TRY(rnn_arena_create(&stream->arena, session->engine->pool, bytes));
@@ -146,7 +145,7 @@ static rnn_status fill_stream(rnn_stream *stream, int threads) {
         struct stage *stage = &stream->stages[i];
         RNN_TRY(stage_pieces(stage, stream->rows, session->real_size, 1, &stream->arena, NULL));
         if (stage->layer->kind != RNN_LAYER_RECURRENT) continue;
-        stage->is_direct = stage->threads == 1 && is_one_kernel(&stage->layer->direction[0]);
+        stage->is_direct = stage->plan.threads == 1 && is_one_kernel(&stage->layer->direction[0]);
         stage->step = step_of(stage, stream->rows, 0);
         stage->step.work = stage->work;
     }
@@ -223,6 +222,22 @@ static void input_part(const struct step_task *task, size_t p, int rank, int siz
         rank, size);
 }
 
+/* Leave the step the rows [begin, end). */
+static void take_rows(struct rnn_step *step, size_t begin, size_t end, size_t real_size) {
+#define FROM(rows, ld) \
+    if (step->rows) step->rows = (char *)(uintptr_t)step->rows + begin * step->ld * real_size
+    FROM(gates, ld_gates);
+    FROM(x, ldx);
+    FROM(a, ld_a);
+    FROM(h, ld_h);
+    FROM(c, ld_c);
+    FROM(h_out, ld_h_out);
+    FROM(c_out, ld_c_out);
+    FROM(first, ld_first);
+#undef FROM
+    step->rows = end - begin;
+}
+
 static void step_phase(const struct step_task *task, size_t p, rnn_team *team, int rank) {
     const struct stage *stage = task->stage;
     const struct rnn_direction *d = &stage->layer->direction[0];
@@ -231,7 +246,14 @@ static void step_phase(const struct step_task *task, size_t p, rnn_team *team, i
     step.x = task->x;
     step.ldx = task->ldx;
     step.work = stage->work + (size_t)rank * stage->work_size;
-    rnn_team_share(phase->panels, 1, rank, team->size, &step.begin, &step.end);
+    if (stage->plan.by_rows) {
+        size_t begin, end;
+        rnn_team_share(step.rows, 1, rank, team->size, &begin, &end);
+        take_rows(&step, begin, end, d->real_size);
+        if (step.rows == 0) return;
+    } else {
+        rnn_team_share(phase->panels, 1, rank, team->size, &step.begin, &step.end);
+    }
     if (d->blas) {
         rnn_matrix_multiply(&phase->w_hh,
                             &(struct rnn_operands){.rows = step.rows,
@@ -287,10 +309,10 @@ static void step_recurrent(const rnn_stream *stream, struct stage *stage, const 
     struct step_task task = {stream, stage, x, ldx};
     if (stage->is_direct)
         step_direct(&task, stage);
-    else if (stage->threads == 1)
+    else if (stage->plan.threads == 1)
         recurrent_task(&(rnn_team){.size = 1}, 0, &task);
     else
-        rnn_team_run(stage->threads, recurrent_task, &task);
+        rnn_team_run(stage->plan.threads, recurrent_task, &task);
     char *before = stage->h[0];
     stage->h[0] = stage->out = stage->h[1];
     stage->h[1] = before;

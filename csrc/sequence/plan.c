@@ -124,9 +124,11 @@ int rnn_plan_side_by_side(const struct rnn_direction *d, const struct rnn_rows *
            work >= CALL_WORTH_SHARING;
 }
 
-int rnn_plan_step_threads(const struct rnn_direction *d, size_t batch, int threads) {
-    const size_t panels = (d->hidden + RNN_WIDE_LANES - 1) / RNN_WIDE_LANES;
-    if (d->blas || panels < 2) return 1;
+struct rnn_step_plan rnn_plan_step(const struct rnn_direction *d, size_t batch, int threads) {
     const double work = step_work(d, !d->table_rows) * (double)batch;
-    return work >= STREAM_WORTH_SHARING ? threads : 1;
+    struct rnn_step_plan plan = {.threads = 1};
+    if (threads <= 1 || d->blas || work < STREAM_WORTH_SHARING) return plan;
+    plan.by_rows = d->hidden <= RNN_WIDE_LANES;
+    if (!plan.by_rows || batch >= (size_t)threads) plan.threads = threads;
+    return plan;
 }

@@ -33,7 +33,13 @@ struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_ro
 int rnn_plan_side_by_side(const struct rnn_direction *direction, const struct rnn_rows *rows,
                           int directions, int threads);
 
-/* One step of `batch` rows, as a stream takes it: threads worth waking, sharing panels. */
-int rnn_plan_step_threads(const struct rnn_direction *direction, size_t batch, int threads);
+/* One step of `batch` rows, as a stream takes it: threads worth waking, and whether they share its
+ * rows, of narrow layers; else its panels. */
+struct rnn_step_plan {
+    int threads, by_rows;
+};
+
+struct rnn_step_plan rnn_plan_step(const struct rnn_direction *direction, size_t batch,
+                                   int threads);
 
 #endif
