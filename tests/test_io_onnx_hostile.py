@@ -110,6 +110,15 @@ def nested(levels):
     return onnx_models.encoded(made)
 
 
+def test_a_chain_whose_input_has_another_dtype():
+    made = graph([node("MatMul", "x w", "y")], [("x", "int32", ["t", "n", 2])], Y)
+    weight = np.ones((2, 3), "<f4").tobytes()
+    made.initializer.append(messages.Tensor([2, 3], 1, name="w", raw_data=weight))
+    read = from_onnx(onnx_models.encoded(made))
+    with pytest.raises(ValueError, match="not the chain of its layers"):
+        read.module()
+
+
 def test_deep_branches():
     assert from_onnx(nested(10))(np.ones((1, 2), F), True).tolist() == [[1, 1]]
     refused(nested(18), "graphs nest deeper than 16")

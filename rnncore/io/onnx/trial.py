@@ -94,7 +94,7 @@ def _agree(model, module, place, trial):
     try:
         with no_grad():
             y = module(x).data
-    except ValueError:
+    except (ValueError, TypeError):  # of a shape, or a dtype, that the layers do not take
         return False
     for rows in dict.fromkeys(x.shape[:2]):
         states = {
