@@ -176,7 +176,7 @@ def _race(measured, options, cases, patience, keep):
                 record = patience.race(partial(race.run, case, measured["seconds"]), count)
                 measured["records"].append(record)
                 measured["waited"] = patience.waited
-                print(report.progress_line(measured["records"][-1]), file=sys.stderr, flush=True)
+                print(report.progress_line(record), file=sys.stderr, flush=True)
                 keep()
     if OURS in names and not (options.cases_only or options.workload or options.cell):
         _measure_the_rest(measured, names, patience)

@@ -99,13 +99,17 @@ def step():
     (y * y).mean().backward()
 for _ in range(4):
     step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def of_five_steps():
+    before = faults()
+    for _ in range(5):
+        step()
+    return faults() - before
+print(min(of_five_steps() for _ in range(3)))  # the system may take a huge page back, once
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(found.stdout) < 5 * 200  # y alone is 400 pages; a huge page lost once is 512
+    assert int(found.stdout) < 5 * 100  # y alone is 400 pages
 
 
 def gradients_of(module, x, times):
