@@ -8,6 +8,8 @@ enum {
     STREAM_WORTH_SHARING = 300000, /* of a lone step, about 12 us: a team costs 1 to 4 */
     ROWS_WORTH_SHARING = 4,   /* rows a thread, below which panels are shared if these are worth it:
                                  small tiles waste weight traffic, */
+    ROWS_OF_MEDIUM = 6,       /* of weights that take half of an L2: a tile's, and */
+    MEDIUM_WEIGHTS = 512 << 10, /* these bytes, of the recurrent part, */
     ROWS_OF_LARGE = 12,       /* and of weights that no L2 holds: */
     LARGE_WEIGHTS = 2 << 20,  /* bytes, of the recurrent or the input part */
     CHUNK_BYTES = 512 * 1024, /* of input part, so that it stays in L2 until its step; where its
@@ -36,9 +38,11 @@ static int panels_worth(const struct rnn_direction *d, const struct rnn_rows *ro
 
 /* Rows from which on each thread has enough of its own. */
 static size_t rows_worth(const struct rnn_direction *d, const struct rnn_rows *rows, int threads) {
-    const int large = step_work(d, 0) * (double)d->real_size > LARGE_WEIGHTS;
+    const double bytes = step_work(d, 0) * (double)d->real_size;
     if (!panels_worth(d, rows)) return (size_t)threads;
-    return (size_t)threads * (large ? ROWS_OF_LARGE : ROWS_WORTH_SHARING);
+    return (size_t)threads * (bytes > LARGE_WEIGHTS    ? ROWS_OF_LARGE
+                              : bytes > MEDIUM_WEIGHTS ? ROWS_OF_MEDIUM
+                                                       : ROWS_WORTH_SHARING);
 }
 
 /* Leading steps of ragged rows with enough of them for every thread: active rows only fall. */
