@@ -29,12 +29,14 @@ enum {
                             virtual CPU that was left to sleep may take as long to come back */
     STALLS_CROWDED = 2,  /* stalls of a call from which on an elastic team shrinks */
     PATIENCE = 10000000, /* ns to lose before a caller works alone */
+    LATE = 500000,    /* ns after the call began, from which on a thread had no CPU to begin on */
     LOST_MIN = 20000, /* ns a call waited for threads without a CPU, from which on it is crowded */
     ALONE_MIN = 100000000, /* ns that a caller then works alone, twice as long each time that it */
     ALONE_MAX = 800000000  /* finds the CPUs still crowded, up to this: they may be free again */
 };
 
-/* A stall is a wait that outlasted the spinning for a thread that had no CPU. */
+/* A stall is a thread that begins late, or a wait that outlasted the spinning for one that had no
+ * CPU. */
 static _Thread_local long switches;    /* this thread's context switches when it last looked, */
 static _Thread_local int64_t cpu_time; /* and the ns it had computed by then */
 
@@ -165,7 +167,10 @@ static void run_team(int threads, rnn_task task, void *context) {
     {
         /* OpenMP may give fewer threads than asked for: the team is what came. */
         atomic_store(&team.size, omp_get_num_threads());
-        if (omp_get_thread_num() > 0) was_switched();
+        if (omp_get_thread_num() > 0) {
+            was_switched();
+            if (now() - began > LATE) atomic_fetch_add(&team.stalls, 1);
+        }
         atomic_fetch_add(&team.started, 1);
         run_rank(&team, omp_get_thread_num(), task, context);
         if (omp_get_thread_num() == 0) finished = now();
