@@ -4,7 +4,9 @@
 import gc
 import time
 
-QUIET = 0.002  # seconds of waiting in which no thread of this process may use the CPU
+# Seconds of waiting in which no thread of this process may use the CPU. Linux counts what threads
+# on other CPUs use at its ticks only, 100 to 1000 a second: a shorter wait may see none of it.
+QUIET = 0.012
 PATIENCE = 0.5  # seconds after which we do not wait any longer
 LATENCIES = 20_000  # most single calls timed in a turn
 MOST_WARM = 100  # most calls of a turn that are not timed

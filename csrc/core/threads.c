@@ -29,8 +29,9 @@ enum {
                             virtual CPU that was left to sleep may take as long to come back */
     STALLS_CROWDED = 2,  /* stalls of a call from which on an elastic team shrinks */
     PATIENCE = 10000000, /* ns to lose before a caller works alone */
-    LATE = 500000,    /* ns after the call began, from which on a thread had no CPU to begin on */
-    LOST_MIN = 20000, /* ns a call waited for threads without a CPU, from which on it is crowded */
+    LATE = 500000,      /* ns after the call's beginning: a thread had no CPU to begin on until then */
+    LOST_MIN = 20000,   /* ns a call waited for threads without a CPU, from which on it is crowded */
+    LOST_MAX = 6000000, /* ns that count of one call: threads that woke up on one CPU then part */
     ALONE_MIN = 100000000, /* ns that a caller then works alone, twice as long each time that it */
     ALONE_MAX = 800000000  /* finds the CPUs still crowded, up to this: they may be free again */
 };
@@ -137,7 +138,7 @@ static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
 /* After a call that began when the clock said `began` and the caller had computed for `computed`,
  * and whose share was done at `finished`: what it waited, or did not compute, is lost to it if some
  * thread had no CPU.
- * Threads that woke up on one CPU part within PATIENCE; a caller that goes on losing works alone.
+ * A caller that goes on losing works alone, but not for one call whose threads woke up on one CPU.
  * What was lost is forgotten at an eighth of the time that passes in teams. */
 static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finished) {
     if (atomic_load(&team->stalls) == 0) return; /* who had more to do kept its CPU */
@@ -148,7 +149,7 @@ static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finis
     if (idle > lost) lost = idle;
     if (lost <= LOST_MIN || lost <= (ended - began) / 8) return;
     lost_lately -= (began - lost_last) / 8;
-    lost_lately = (lost_lately > 0 ? lost_lately : 0) + lost;
+    lost_lately = (lost_lately > 0 ? lost_lately : 0) + (lost < LOST_MAX ? lost : LOST_MAX);
     lost_last = ended;
     if (lost_lately <= PATIENCE) return;
     const int64_t longer = 2 * alone_for < ALONE_MAX ? 2 * alone_for : ALONE_MAX;
