@@ -29,9 +29,9 @@ enum {
                             virtual CPU that was left to sleep may take as long to come back */
     STALLS_CROWDED = 2,  /* stalls of a call from which on an elastic team shrinks */
     PATIENCE = 10000000, /* ns to lose before a caller works alone */
-    LATE = 500000,      /* ns after the call's beginning: a thread had no CPU to begin on until then */
-    LOST_MIN = 20000,   /* ns a call waited for threads without a CPU, from which on it is crowded */
-    LOST_MAX = 6000000, /* ns that count of one call: threads that woke up on one CPU then part */
+    LATE = 500000,       /* ns that a thread begins after its call: it had no CPU until then */
+    LOST_MIN = 20000,    /* ns a call waited for threads without a CPU, to say that it is crowded */
+    LOST_MAX = 6000000,  /* ns that count of one call: threads that woke up on one CPU then part */
     ALONE_MIN = 100000000, /* ns that a caller then works alone, twice as long each time that it */
     ALONE_MAX = 800000000  /* finds the CPUs still crowded, up to this: they may be free again */
 };
