@@ -20,6 +20,7 @@ from bench import (
     bars,
     callgrind,
     ceilings,
+    constants,
     problem,
     quiet,
     report,
@@ -311,6 +312,7 @@ def test_peers_that_a_bar_names_are_the_only_ones_it_sees():
 
 def test_bars_of_constants_and_costs():
     measured = race()
+    measured["ceilings"] = [["fma_avx2", 1, constants.PEAK]]
     measured["engine_calls"] = [
         {"kind": "step", "cell": "lstm", "hidden": 16, "threads": 1, "seconds": 0.08e-6},
         {"kind": "int8 step", "cell": "lstm", "hidden": 256, "threads": 1, "seconds": None},
@@ -323,6 +325,9 @@ def test_bars_of_constants_and_costs():
     assert judged(measured, "C step / RTNeural").met is True
     assert judged(measured, "C step / RTNeural").aimed is False
     assert judged(measured, "C int8 LSTM step / oneDNN").met is None
+    measured["ceilings"] = [["fma_avx2", 1, 2 * constants.PEAK]]
+    elsewhere = judged(measured, "C step / RTNeural")
+    assert elsewhere.met is None and "another kind of machine" in elsewhere.figure
     assert judged(measured, "two threads beside a busy process").met is False
     bar = judged(measured, "import over NumPy, ms")
     assert (bar.figure, bar.met, bar.aimed) == ("20.0", True, False)

@@ -6,17 +6,17 @@ enum {
     CALL_WORTH_SHARING = 2000000,  /* multiply-adds of a call, about 40 us on one core */
     STEP_WORTH_SHARING = 40000,    /* of one step, about 1.4 us: several barriers */
     STREAM_WORTH_SHARING = 300000, /* of a lone step, about 12 us: a team costs 1 to 4 */
-    ROWS_WORTH_SHARING = 4,   /* rows a thread, below which panels are shared if these are worth it:
-                                 small tiles waste weight traffic, */
-    ROWS_OF_MEDIUM = 6,       /* of weights that take half of an L2: a tile's, and */
-    MEDIUM_WEIGHTS = 512 << 10, /* these bytes, of the recurrent part, */
-    ROWS_OF_LARGE = 12,       /* and of weights that no L2 holds: */
-    LARGE_WEIGHTS = 2 << 20,  /* bytes, of the recurrent or the input part */
-    CHUNK_BYTES = 512 * 1024, /* of input part, so that it stays in L2 until its step; where its
-                                 weights are large, as many as these: reading them costs more */
-    FUSED_ROWS = 4,           /* rows a thread, from which reading both weights at each step
-                                 costs less than keeping the input part until its step, */
-    FUSED_WEIGHTS = 12 << 20  /* while these bytes of both come from a cache */
+    ROWS_WORTH_SHARING = 4, /* rows a thread, below which panels are shared if these are worth it:
+                               small tiles waste weight traffic, */
+    ROWS_OF_MEDIUM = 6,     /* of recurrent weights that take half of an L2, */
+    MEDIUM_WEIGHTS = 512 << 10, /* bytes, */
+    ROWS_OF_LARGE = 12,         /* and of weights that no L2 holds: */
+    LARGE_WEIGHTS = 2 << 20,    /* bytes, of the recurrent or the input part */
+    CHUNK_BYTES = 512 << 10,    /* of input part, so that it stays in L2 until its step; where its
+                                   weights are large, as many as these: reading them costs more */
+    FUSED_ROWS = 4,             /* rows a thread, from which reading both weights at each step
+                                   costs less than keeping the input part until its step, */
+    FUSED_WEIGHTS = 12 << 20    /* while these bytes of both come from a cache */
 };
 
 /* Time of a multiply-add and bytes of a weight, as a part of those of a real. */
@@ -55,10 +55,10 @@ static size_t dealt_steps(const struct rnn_direction *d, const struct rnn_rows *
 
 static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows *rows, int threads,
                             int looked_up) {
-    const size_t dealt = dealt_steps(d, rows, threads);
     struct rnn_plan plan = {.threads = 1, .chunk_rows = rows->total};
     const double work = step_work(d, !looked_up) * (double)rows->total;
     if (threads <= 1 || d->blas || work < CALL_WORTH_SHARING) return plan;
+    const size_t dealt = dealt_steps(d, rows, threads);
     /* The longest of ragged rows end when the others are long done: these share every step. */
     plan.by_rows = rows->rows >= rows_worth(d, rows, threads) && !rows->ragged;
     if (!plan.by_rows && rows->offset[dealt] <= rows->total / 2 && !panels_worth(d, rows))
