@@ -82,8 +82,7 @@ def markdown(bars):
     met = sum(bar.met is True for bar in bars)
     judged = sum(bar.met is not None for bar in bars)
     return (
-        table(head, cells, left=len(head))
-        + f"\n\n{met} of {judged} bars that were judged are met."
+        table(head, cells, left=len(head)) + f"\n\n{met} of {judged} bars that were judged are met."
     )
 
 
