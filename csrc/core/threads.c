@@ -170,7 +170,9 @@ static void run_team(int threads, rnn_task task, void *context) {
         atomic_store(&team.size, omp_get_num_threads());
         if (omp_get_thread_num() > 0) {
             was_switched();
-            if (now() - began > LATE) atomic_fetch_add(&team.stalls, 1);
+            /* who waited for it in the meantime has counted it */
+            if (now() - began > LATE && atomic_load(&team.stalls) == 0)
+                atomic_fetch_add(&team.stalls, 1);
         }
         atomic_fetch_add(&team.started, 1);
         run_rank(&team, omp_get_thread_num(), task, context);
