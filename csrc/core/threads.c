@@ -135,6 +135,30 @@ static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
 }
 
 #ifdef _OPENMP
+/* Leave the CPU that the caller was on, if this thread woke up there: its CPUs are from now on
+ * those of the caller but for that one. The system may wake a thread where the one is that wakes it
+ * while another CPU rests, for a hypervisor calls a virtual CPU that rests a busy one; the two
+ * would then take turns, milliseconds each. */
+static void leave_caller(pthread_t caller, int cpu) {
+#if defined(__linux__)
+    cpu_set_t allowed;
+    if (sched_getcpu() != cpu) return;
+    if (pthread_getaffinity_np(caller, sizeof allowed, &allowed) != 0) return;
+    CPU_CLR((size_t)cpu, &allowed);
+    if (CPU_COUNT(&allowed) > 0) sched_setaffinity(0, sizeof allowed, &allowed);
+#else
+    (void)caller, (void)cpu;
+#endif
+}
+
+static int this_cpu(void) {
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
 /* After a call that began when the clock said `began` and the caller had computed for `computed`,
  * and whose share was done at `finished`: what it waited, or did not compute, is lost to it if some
  * thread had no CPU.
@@ -163,12 +187,15 @@ static void run_team(int threads, rnn_task task, void *context) {
     if (!atomic_exchange(&watching_forks, 1)) pthread_atfork(NULL, NULL, in_child);
     was_switched();
     const int64_t began = now(), computed = cpu_time;
+    const pthread_t caller = pthread_self();
+    const int cpu = this_cpu();
     int64_t finished = began;
 #pragma omp parallel num_threads(threads)
     {
         /* OpenMP may give fewer threads than asked for: the team is what came. */
         atomic_store(&team.size, omp_get_num_threads());
         if (omp_get_thread_num() > 0) {
+            leave_caller(caller, cpu);
             was_switched();
             /* who waited for it in the meantime has counted it */
             if (now() - began > LATE && atomic_load(&team.stalls) == 0)

@@ -11,6 +11,7 @@ typedef struct rnn_team {
     atomic_int size; /* shrinks to 1 at a barrier where an elastic team finds its CPUs crowded */
     int elastic;     /* set by rank 0: no share of work is kept from before a barrier to after it */
     atomic_int started;
+    atomic_int claimed; /* shares that some thread has begun */
     atomic_int sleepers;
     atomic_int stalls;
     _Alignas(64) atomic_int arrived;
@@ -29,6 +30,12 @@ void rnn_team_run(int threads, rnn_task task, void *context);
  * keep the CPUs busy a team costs a few time slices a call, not one a barrier: an elastic one
  * shrinks, and the calling thread then works alone for a while. Neither changes a result. */
 void rnn_team_wait(rnn_team *team);
+
+/* The next of a call's shares of work that no thread has begun: 0, 1, ... A thread that begins late
+ * so leaves its share to the others. */
+static inline int rnn_team_claim(rnn_team *team) {
+    return atomic_fetch_add_explicit(&team->claimed, 1, memory_order_relaxed);
+}
 
 /* The part [*begin, *end) of `count` items for `rank` of `size`, in multiples of `unit`. */
 void rnn_team_share(size_t count, size_t unit, int rank, int size, size_t *begin, size_t *end);

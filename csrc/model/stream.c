@@ -8,6 +8,7 @@
 #include "model/layers.h"
 #include "sequence/lookup.h"
 #include "sequence/plan.h"
+#include "sequence/step.h"
 
 /* One layer's part of a stream. */
 struct stage {
@@ -222,22 +223,6 @@ static void input_part(const struct step_task *task, size_t p, int rank, int siz
         rank, size);
 }
 
-/* Leave the step the rows [begin, end). */
-static void take_rows(struct rnn_step *step, size_t begin, size_t end, size_t real_size) {
-#define FROM(rows, ld) \
-    if (step->rows) step->rows = (char *)(uintptr_t)step->rows + begin * step->ld * real_size
-    FROM(gates, ld_gates);
-    FROM(x, ldx);
-    FROM(a, ld_a);
-    FROM(h, ld_h);
-    FROM(c, ld_c);
-    FROM(h_out, ld_h_out);
-    FROM(c_out, ld_c_out);
-    FROM(first, ld_first);
-#undef FROM
-    step->rows = end - begin;
-}
-
 static void step_phase(const struct step_task *task, size_t p, rnn_team *team, int rank) {
     const struct stage *stage = task->stage;
     const struct rnn_direction *d = &stage->layer->direction[0];
@@ -249,25 +234,12 @@ static void step_phase(const struct step_task *task, size_t p, rnn_team *team, i
     if (stage->plan.by_rows) {
         size_t begin, end;
         rnn_team_share(step.rows, 1, rank, team->size, &begin, &end);
-        take_rows(&step, begin, end, d->real_size);
+        rnn_step_take(&step, begin, 1, end - begin, d->real_size);
         if (step.rows == 0) return;
     } else {
         rnn_team_share(phase->panels, 1, rank, team->size, &step.begin, &step.end);
     }
-    if (d->blas) {
-        rnn_matrix_multiply(&phase->w_hh,
-                            &(struct rnn_operands){.rows = step.rows,
-                                                   .x = step.a,
-                                                   .ldx = step.ld_a,
-                                                   .start = step.gates,
-                                                   .ld_start = step.ld_gates,
-                                                   .y = step.gates,
-                                                   .ldy = step.ld_gates,
-                                                   .width = phase->width},
-                            rank, team->size);
-        step.w_hh.data = NULL;
-    }
-    phase->step(&step);
+    rnn_step_run(&step, d, p);
 }
 
 static void recurrent_task(rnn_team *team, int rank, void *context) {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/status.h"
+#include "sequence/step.h"
 
 /* Everything the threads of one run share. */
 struct run {
@@ -235,21 +236,6 @@ static char *gates_of(const struct run *run, size_t p, size_t at) {
     return run->gates[p] + at * run->direction->phase[p].width * run->real_size;
 }
 
-/* The recurrent product by BLAS, added to the gates that hold the input part. */
-static void recurrent_blas(const struct rnn_phase_weights *phase, struct rnn_step *step) {
-    rnn_matrix_multiply(&phase->w_hh,
-                        &(struct rnn_operands){.rows = step->rows,
-                                               .x = step->a,
-                                               .ldx = step->ld_a,
-                                               .start = step->gates,
-                                               .ld_start = step->ld_gates,
-                                               .y = step->gates,
-                                               .ldy = step->ld_gates,
-                                               .width = phase->width},
-                        0, 1);
-    step->w_hh.data = NULL;
-}
-
 /* Hidden states of one step: row i at data + i * ld. */
 struct states {
     char *data;
@@ -273,6 +259,25 @@ static struct states states_before(const struct run *run, size_t first, size_t s
     return states_after(run, first, s - 1);
 }
 
+/* What else a step reads and leaves behind: of a history its own rows, else the same ones as ever.
+ */
+struct kept {
+    char *c, *c_out, *reset_h, *cell_out;
+};
+
+static inline struct kept kept_of(const struct run *run, size_t s) {
+    struct kept kept = {run->c_start, run->c_start, run->reset_h, run->cell_out};
+    if (!run->history) return kept;
+    const size_t state = run->padded * run->real_size, at = run->rows->offset[s];
+    if (kept.c) {
+        kept.c += (s == 0 ? 0 : run->rows->rows + run->rows->offset[s - 1]) * state;
+        kept.c_out += (run->rows->rows + at) * state;
+    }
+    if (kept.reset_h) kept.reset_h += at * state;
+    if (kept.cell_out) kept.cell_out += at * state;
+    return kept;
+}
+
 /* The hidden states of a step, from what the cell gave out. */
 static void project(const struct run *run, const char *cell_out, struct states after,
                     const struct rnn_share *share, size_t count, rnn_team *team) {
@@ -289,71 +294,61 @@ static void project(const struct run *run, const char *cell_out, struct states a
     if (share->size > 1) rnn_team_wait(team);
 }
 
-/* Step s of the chunk that began at step `first`. */
-static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, int rank) {
+/* Share `rank` of `shares` of step s of the chunk that began at step `first`. */
+static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, int rank,
+                     int shares) {
     const struct rnn_direction *d = run->direction;
     const struct rnn_rows *rows = run->rows;
-    struct rnn_share share = rnn_plan_share(&run->plan, rows, s, rank, team->size);
-    const size_t begin = share.row, stride = share.step;
-    const size_t count = rnn_share_count(&share, rows->active[s]);
-    const size_t at = rows->offset[s] - buffer_origin(run, first), batch = rows->rows;
-    const size_t size = run->real_size, state = run->padded * size;
+    const size_t at = rows->offset[s] - buffer_origin(run, first);
     const struct states before = states_before(run, first, s), after = states_after(run, first, s);
-    char *cell_out = run->cell_out;
-    const char *c = run->c_start;
-    char *c_out = run->c_start, *reset_h = run->reset_h;
-    if (run->history && d->cell->has_c) {
-        c += (s == 0 ? 0 : batch + rows->offset[s - 1]) * state;
-        c_out += (batch + rows->offset[s]) * state;
-    }
-    if (run->history && reset_h) reset_h += rows->offset[s] * state;
-    if (run->history && cell_out) cell_out += rows->offset[s] * state;
+    const struct kept kept = kept_of(run, s);
     const int fused = s < run->plan.fused;
-    const struct states out = cell_out ? (struct states){cell_out, run->padded} : after;
+    struct rnn_share share = rnn_plan_share(&run->plan, rows, s, rank, shares);
+    const size_t count = rnn_share_count(&share, rows->active[s]);
     for (size_t p = 0; p < d->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &d->phase[p];
         const int last = p + 1 == d->cell->phases;
-        size_t panel, panel_end;
-        rnn_team_share(phase->panels, 1, share.rank, share.size, &panel, &panel_end);
+        size_t begin, end;
+        rnn_team_share(phase->panels, 1, share.rank, share.size, &begin, &end);
         struct rnn_step step = {
-            .rows = count,
             .hidden = d->hidden,
-            .begin = panel,
-            .end = panel_end,
+            .begin = begin,
+            .end = end,
             .descending = s % 2 != 0,
-            .gates = fused ? NULL : gates_of(run, p, at + begin),
-            .ld_gates = stride * phase->width,
+            .gates = fused ? NULL : gates_of(run, p, at),
+            .ld_gates = phase->width,
             .keep = !fused && (run->history || !last),
-            .a = p == 0 ? before.data + begin * before.ld * size : reset_h + begin * state,
-            .ld_a = stride * (p == 0 ? before.ld : run->padded),
+            .a = p == 0 ? before.data : kept.reset_h,
+            .ld_a = p == 0 ? before.ld : run->padded,
             .w_hh = phase->w_hh.panels,
-            .h = before.data + begin * before.ld * size,
-            .ld_h = stride * before.ld,
-            .c = c + begin * state,
-            .ld_c = stride * run->padded,
-            .h_out = last ? out.data + begin * out.ld * size : reset_h + begin * state,
-            .ld_h_out = stride * (last ? out.ld : run->padded),
-            .c_out = c_out + begin * state,
-            .ld_c_out = stride * run->padded,
-            .first = gates_of(run, 0, at + begin),
-            .ld_first = stride * d->phase[0].width,
+            .h = before.data,
+            .ld_h = before.ld,
+            .c = kept.c,
+            .ld_c = run->padded,
+            .h_out = !last           ? kept.reset_h
+                     : kept.cell_out ? kept.cell_out
+                                     : after.data,
+            .ld_h_out = last && !kept.cell_out ? after.ld : run->padded,
+            .c_out = kept.c_out,
+            .ld_c_out = run->padded,
+            .first = gates_of(run, 0, at),
+            .ld_first = d->phase[0].width,
             .form = &d->form,
             .work = run->work + (size_t)rank * run->work_size,
         };
         if (fused) {
             step.bias = phase->bias;
-            step.x = input_of(run, first, s) + begin * run->ldx * run->x_size;
-            step.ldx = stride * run->ldx;
+            step.x = input_of(run, first, s);
+            step.ldx = run->ldx;
             step.w_ih = phase->w_ih.panels;
         }
-        if (count > 0) {
-            if (d->blas) recurrent_blas(phase, &step);
-            phase->step(&step);
-        }
-        if (share.size > 1) rnn_team_wait(team);
+        rnn_step_take(&step, share.row, share.step, count, run->real_size);
+        if (count > 0) rnn_step_run(&step, d, p);
+        if (share.size == 1) continue;
+        rnn_team_wait(team);
         share = rnn_plan_share(&run->plan, rows, s, rank, team->size); /* it may be smaller */
     }
-    if (cell_out && count > 0) project(run, cell_out, after, &share, count, team);
+    if (kept.cell_out && count > 0) project(run, kept.cell_out, after, &share, count, team);
 }
 
 /* Keep each row's last hidden state of the steps [first, last) where the next chunk finds it. */
@@ -379,12 +374,6 @@ static void give_chunk(struct run *run, size_t first, size_t last, const struct 
     if (!run->history) keep_states(run, first, last, share);
 }
 
-/* Whether in step s each thread has rows of its own and takes their input part along. */
-static int is_apart(const struct run *run, size_t s) {
-    const struct rnn_plan *plan = &run->plan;
-    return s < plan->fused && (plan->threads == 1 || plan->by_rows || s < plan->dealt);
-}
-
 /* Ask for what a thread will gather at step `next`, and for where it will scatter the states of
  * the step before: both come while that step is computed. */
 static void prefetch_step(const struct run *run, size_t next, const struct rnn_share *share) {
@@ -397,61 +386,49 @@ static void prefetch_step(const struct run *run, size_t next, const struct rnn_s
                           run->real_size, share);
 }
 
-/* A step of rows of a thread's own. */
-static void one_step_apart(struct run *run, size_t s, rnn_team *team, int rank) {
-    const struct rnn_share share = rnn_plan_share(&run->plan, run->rows, s, rank, team->size);
-    gather_input(run, s, s + 1, &share);
-    prefetch_step(run, s + 1, &share);
-    one_step(run, s, s, team, rank);
-    if (run->h) give_chunk(run, s, s + 1, &share);
+/* States before the first step: those given, or each row the direction's own, or zeros. */
+static void initial_state(const struct run *run, const void *given, const void *own, size_t width,
+                          char *to, const struct rnn_share *share) {
+    const struct rnn_rows *rows = run->rows;
+    const size_t state = run->padded * run->real_size, bytes = width * run->real_size;
+    for (size_t k = 0; k < rnn_share_count(share, rows->rows); k++) {
+        const size_t i = share->begin + k * share->stride, row = share->row + k * share->step;
+        const char *from = given ? (const char *)given + rows->order[i] * bytes : own;
+        memset(to + row * state, 0, state);
+        if (from) memcpy(to + row * state, from, bytes);
+    }
 }
 
-/* Put states from the order of positions into that of the threads' rows, or back. */
-static void sort_states(struct run *run, char *states, int back, int size) {
+static void initial_states(const struct run *run, const struct rnn_share *share) {
+    const struct rnn_forward *f = run->forward;
+    const struct rnn_direction *d = run->direction;
+    initial_state(run, f->h0, d->h0, d->output, run->h_start, share);
+    if (d->cell->has_c) initial_state(run, f->c0, d->c0, d->hidden, run->c_start, share);
+}
+
+/* One of the shares of the leading steps in which no thread waits for another. */
+static void steps_apart(struct run *run, rnn_team *team, int rank, int shares) {
+    for (size_t s = 0; s < run->plan.apart; s++) {
+        const struct rnn_share share = rnn_plan_share(&run->plan, run->rows, s, rank, shares);
+        if (s == 0 && run->plan.compact) initial_states(run, &share);
+        gather_input(run, s, s + 1, &share);
+        prefetch_step(run, s + 1, &share);
+        one_step(run, s, s, team, rank, shares);
+        if (run->h) give_chunk(run, s, s + 1, &share);
+    }
+}
+
+/* Put states back from the order of the shares' rows into that of positions. */
+static void sort_states(struct run *run, char *states, int shares) {
     const struct rnn_rows *rows = run->rows;
     const size_t state = run->padded * run->real_size;
     memcpy(run->reset_h, states, rows->rows * state);
-    for (int rank = 0; rank < size; rank++) {
-        const struct rnn_share share = rnn_plan_share(&run->plan, rows, 0, rank, size);
-        for (size_t k = 0; k < rnn_share_count(&share, rows->rows); k++) {
-            const size_t i = share.begin + k * share.stride, row = share.row + k * share.step;
-            memcpy(states + (back ? i : row) * state, run->reset_h + (back ? row : i) * state,
-                   state);
-        }
+    for (int rank = 0; rank < shares; rank++) {
+        const struct rnn_share share = rnn_plan_share(&run->plan, rows, 0, rank, shares);
+        for (size_t k = 0; k < rnn_share_count(&share, rows->rows); k++)
+            memcpy(states + (share.begin + k * share.stride) * state,
+                   run->reset_h + (share.row + k * share.step) * state, state);
     }
-}
-
-static void sort_all_states(struct run *run, int back, int size) {
-    sort_states(run, run->h_start, back, size);
-    if (run->direction->cell->has_c) sort_states(run, run->c_start, back, size);
-}
-
-/* The leading steps in which no thread waits for another. What is compact is so for a size of the
- * team, which therefore stays. */
-static size_t steps_apart(struct run *run, rnn_team *team, int rank) {
-    const int compact = run->plan.compact;
-    size_t s = 0;
-    if (compact) {
-        if (rank == 0) team->elastic = 0;
-        if (rank == 0) sort_all_states(run, 0, team->size);
-        rnn_team_wait(team);
-    }
-    for (; s < run->rows->steps && is_apart(run, s); s++) one_step_apart(run, s, team, rank);
-    if (compact) {
-        rnn_team_wait(team);
-        if (rank == 0) sort_all_states(run, 1, team->size);
-        if (rank == 0) team->elastic = 1;
-    }
-    return s;
-}
-
-/* Where the chunk ends that begins with step `first`: all of its steps are shared in one way. */
-static size_t chunk_end(const struct run *run, size_t first) {
-    const size_t bounds[] = {run->plan.fused, run->plan.dealt};
-    size_t last = rnn_rows_chunk_end(run->rows, first, run->plan.chunk_rows);
-    for (size_t i = 0; i < 2; i++)
-        if (first < bounds[i] && last > bounds[i]) last = bounds[i];
-    return last;
 }
 
 /* The steps [first, last), their input part at once or with each step. */
@@ -461,24 +438,32 @@ static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team
     gather_input(run, first, last, &share);
     rnn_team_wait(team);
     if (first >= run->plan.fused) input_part(run, first, last, team, rank);
-    for (size_t s = first; s < last; s++) one_step(run, first, s, team, rank);
+    for (size_t s = first; s < last; s++) one_step(run, first, s, team, rank, team->size);
     share = rnn_plan_share(&run->plan, run->rows, first, rank, team->size); /* it may be smaller */
     if (run->h) give_chunk(run, first, last, &share);
 }
 
 static void task(rnn_team *team, int rank, void *context) {
     struct run *run = context;
-    const struct rnn_forward *f = run->forward;
     const struct rnn_rows *rows = run->rows;
+    const int shares = team->size > 1 ? run->plan.threads : 1;
     if (rank == 0) team->elastic = !run->plan.by_rows;
-    rnn_rows_clear_padding(rows, f->steps, run->direction->output, run->real_size, &f->y, rank,
-                           team->size);
+    for (int share; (share = rnn_team_claim(team)) < shares;) {
+        rnn_rows_clear_padding(rows, run->forward->steps, run->direction->output, run->real_size,
+                               &run->forward->y, share, shares);
+        steps_apart(run, team, share, shares);
+    }
+    if (run->plan.compact) {
+        rnn_team_wait(team);
+        if (rank == 0) sort_states(run, run->h_start, shares);
+        if (rank == 0 && run->direction->cell->has_c) sort_states(run, run->c_start, shares);
+    }
     if (multiplies_table(run)) {
         rnn_lookup_multiply(&run->lookup, run->direction, run->looked_up, rank, team->size);
         rnn_team_wait(team);
     }
-    for (size_t first = steps_apart(run, team, rank), last; first < rows->steps; first = last) {
-        last = chunk_end(run, first);
+    for (size_t first = run->plan.apart, last; first < rows->steps; first = last) {
+        last = rnn_plan_chunk_end(&run->plan, rows, first);
         one_chunk(run, first, last, team, rank);
     }
 }
@@ -504,20 +489,6 @@ static void final_states(struct run *run) {
     }
 }
 
-/* Where the rows start: from the states given, or each from the direction's own. */
-static void initial_states(const struct run *run, const void *given, const void *own, size_t width,
-                           char *to) {
-    const size_t state = run->padded * run->real_size;
-    if (given || !own) {
-        rnn_rows_gather_state(run->rows, given, width, run->real_size, to, run->padded);
-        return;
-    }
-    for (size_t i = 0; i < run->rows->rows; i++) {
-        memset(to + i * state, 0, state);
-        memcpy(to + i * state, own, width * run->real_size);
-    }
-}
-
 rnn_status rnn_forward_run(const struct rnn_forward *f) {
     struct run run = {.forward = f,
                       .direction = f->direction,
@@ -527,10 +498,11 @@ rnn_status rnn_forward_run(const struct rnn_forward *f) {
                       .history = f->history,
                       .real_size = f->direction->real_size,
                       .padded = f->direction->padded};
-    const struct rnn_direction *d = f->direction;
     RNN_TRY(f->history ? use_history(&run) : allocate_chunk(&run));
-    initial_states(&run, f->h0, d->h0, d->output, run.h_start);
-    if (d->cell->has_c) initial_states(&run, f->c0, d->c0, d->hidden, run.c_start);
+    if (!run.plan.compact) {
+        const struct rnn_share all = rnn_share_all(0, 1);
+        initial_states(&run, &all);
+    }
     rnn_team_run(run.plan.threads, task, &run);
     final_states(&run);
     rnn_arena_free(&run.arena);

@@ -91,13 +91,23 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
     /* Where the gates of every step are kept nothing is saved. */
     if (!looked_up && (!training || !rnn_keeps_gates(d)))
         result.fused = fused_steps(d, rows, &result);
-    result.compact = !training && result.dealt > 0 && result.fused > 0;
+    const size_t own = result.threads == 1 || result.by_rows ? result.fused : result.dealt;
+    result.apart = own < result.fused ? own : result.fused;
+    result.compact = !training && result.dealt > 0 && result.apart > 0;
     return result;
 }
 
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                   int threads, int looked_up) {
     return plan(d, rows, threads, looked_up);
+}
+
+size_t rnn_plan_chunk_end(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t first) {
+    const size_t bounds[] = {plan->fused, plan->dealt};
+    size_t last = rnn_rows_chunk_end(rows, first, plan->chunk_rows);
+    for (size_t i = 0; i < 2; i++)
+        if (first < bounds[i] && last > bounds[i]) last = bounds[i];
+    return last;
 }
 
 struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t s,
@@ -107,7 +117,7 @@ struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_ro
         share.end = 0;
     } else if (s < plan->dealt) {
         const size_t threads = (size_t)size, at = (size_t)rank, rest = rows->rows % threads;
-        const int compact = plan->compact && s < plan->fused;
+        const int compact = plan->compact && s < plan->apart;
         share.begin = at;
         share.stride = threads;
         share.row = compact ? rows->rows / threads * at + (at < rest ? at : rest) : at;

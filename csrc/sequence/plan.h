@@ -15,6 +15,7 @@ struct rnn_plan {
     int compact;  /* forward: while these take their input part along, what is kept of a thread's
                      rows lies together: caches fetch what comes next, and it is not another's */
     size_t fused; /* forward: so many steps, from the first on, take their input part along; */
+    size_t apart; /* of these, so many in which no thread waits for another */
     size_t chunk_rows; /* of the others it is computed for so many packed rows at once, at most */
 };
 
@@ -23,6 +24,9 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *direction, const st
                                  int threads, int training, int looked_up);
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *direction,
                                   const struct rnn_rows *rows, int threads, int looked_up);
+
+/* Where the chunk ends that begins with step `first`: all of its steps are shared in one way. */
+size_t rnn_plan_chunk_end(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t first);
 
 /* The rows of step s that `rank` among `size` threads takes. */
 struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t s,

@@ -1,12 +1,15 @@
 /* test_team.c - teams of threads: every share of work is done once, also when a team shrinks.
  * SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
 #include <time.h>
 
 #include "core/threads.h"
 #include "problem.h"
 #include "tests.h"
 
-enum { ITEMS = 101, ROUNDS = 12 };
+enum { ITEMS = 101, ROUNDS = 12, SHARES = 7 };
 
 struct rounds {
     atomic_int done[ROUNDS][ITEMS];
@@ -79,3 +82,79 @@ void test_crowded_team(void) {
     CHECK(atomic_load(&rounds->smallest) == 2, "a team that is not elastic shrank");
     free(rounds);
 }
+
+struct claims {
+    atomic_int taken[SHARES], by_caller;
+    int late; /* all but the caller begin when it has done what there was to do */
+    atomic_int done;
+};
+
+static void claim(rnn_team *team, int rank, void *context) {
+    struct claims *claims = context;
+    while (claims->late && rank > 0 && !atomic_load(&claims->done)) lose_the_cpu();
+    for (int share; (share = rnn_team_claim(team)) < SHARES;) {
+        atomic_fetch_add(&claims->taken[share], 1);
+        if (rank == 0) atomic_fetch_add(&claims->by_caller, 1);
+    }
+    if (rank == 0) atomic_store(&claims->done, 1);
+}
+
+/* Shares that a late thread has not begun are done by the others. */
+void test_claims(void) {
+    for (int k = 0; k < 20; k++) {
+        struct claims claims = {.late = k % 2};
+        rnn_team_run(1 + k % 5, claim, &claims);
+        for (int share = 0; share < SHARES; share++)
+            CHECK(atomic_load(&claims.taken[share]) == 1, "share %d: done %d times", share,
+                  atomic_load(&claims.taken[share]));
+        CHECK(!claims.late || atomic_load(&claims.by_caller) == SHARES, "%d of %d",
+              atomic_load(&claims.by_caller), SHARES);
+    }
+}
+
+#if defined(__linux__)
+struct places {
+    int pin; /* the thread beside the caller may run on this CPU alone from now on; -1: as it was */
+    int caller, size;
+    cpu_set_t allowed; /* of that thread */
+};
+
+static void place(rnn_team *team, int rank, void *context) {
+    struct places *places = context;
+    if (rank == 0) {
+        places->caller = sched_getcpu();
+        places->size = team->size;
+    } else if (places->pin >= 0) {
+        CPU_ZERO(&places->allowed);
+        CPU_SET((size_t)places->pin, &places->allowed);
+        sched_setaffinity(0, sizeof places->allowed, &places->allowed);
+    } else {
+        sched_getaffinity(0, sizeof places->allowed, &places->allowed);
+    }
+}
+
+/* A thread that begins on the caller's CPU leaves it to the caller, whose own CPUs stay. */
+void test_places(void) {
+    cpu_set_t before, after;
+    struct places places;
+    int left = 0;
+    sched_getaffinity(0, sizeof before, &before);
+    if (!rnn_has_openmp() || CPU_COUNT(&before) < 2) return;
+    for (int tries = 0; tries < 5000 && !left; tries++) {
+        places = (struct places){.pin = sched_getcpu()};
+        const int cpu = places.pin;
+        rnn_team_run(2, place, &places);
+        places.pin = -1;
+        rnn_team_run(2, place, &places); /* the caller may have moved, or work alone a while */
+        left = places.size == 2 && !CPU_ISSET((size_t)cpu, &places.allowed);
+        if (!left) lose_the_cpu();
+    }
+    CHECK(left, "the thread stays on the caller's CPU");
+    CHECK(CPU_COUNT(&places.allowed) == CPU_COUNT(&before) - 1, "%d of %d CPUs",
+          CPU_COUNT(&places.allowed), CPU_COUNT(&before));
+    sched_getaffinity(0, sizeof after, &after);
+    CHECK(CPU_EQUAL(&before, &after), "the caller's CPUs are others");
+}
+#else
+void test_places(void) {}
+#endif
