@@ -312,3 +312,26 @@ def test_weights_that_no_cache_holds(batch):
     whole = session.run(arrays["x"])
     for row in range(batch):
         assert session.run(arrays["x"][:, [row]]).tobytes() == whole[:, [row]].tobytes()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("input_size", "hidden_size"), [(5, 150), (190, 150), (230, 300)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_sequence_of_any_length(cell, input_size, hidden_size, bidirectional):
+    """A row alone, whose steps may take the input part of later ones along, against two together."""
+    problem = Problem(
+        cell, input_size, hidden_size, bidirectional=bidirectional, dtype="float32", steps=41, batch=2
+    )
+    arrays = problems.draw(problem, 5)
+    expected = session_of(problem, arrays)
+    for isa in FMA:
+        with config.use_engine(isa=isa, gemm="packed"):
+            sessions = [session_of(problem, arrays, threads=count) for count in (1, 2, 3)]
+        for steps in (1, 9, 10, 12, 13, 16, 24, 25, 41):
+            x = arrays["x"][:steps]
+            whole = expected.run(x)
+            for session in sessions:
+                alone = as_newcomer(session.run, x[:, [0]])
+                assert alone.tobytes() == whole[:, [0]].tobytes(), (isa, steps)
+                backwards = as_newcomer(session.run, x[::-1, ::-1][:, [1]])
+                assert backwards.tobytes() == expected.run(x[::-1])[:, [0]].tobytes()

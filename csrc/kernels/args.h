@@ -123,6 +123,14 @@ struct rnn_peephole_gradient {
     void *sums[3];
 };
 
+/* A product that steps of one row take along, so much of it with each panel as the arithmetic units
+ * do while they would wait for weights; `rest` does what is left. */
+struct rnn_beside { /* in cache lines of its own: each thread writes one all the time */
+    _Alignas(64) struct rnn_product
+        product;  /* its rows are one tile; begin: the panel that comes next, */
+    size_t inner; /* of which so many inner values are added up already */
+};
+
 /* One step of one phase of a cell, rows x unit panels [begin, end). */
 struct rnn_step {
     size_t rows, hidden;
@@ -151,6 +159,7 @@ struct rnn_step {
     const void *first; /* GRU_BEFORE phase 2: activated gates of phase 1 [rows][ld_first] */
     size_t ld_first;
     const struct rnn_form *form; /* of a variant */
+    struct rnn_beside *beside;   /* NULL: nothing */
     void *work;                  /* low precision: this thread's, of rnn_low_work() bytes */
 };
 

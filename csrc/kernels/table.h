@@ -11,6 +11,7 @@ struct rnn_kernels {
     const char *bit_class; /* "fma" or "muladd" */
     size_t real_size;      /* bytes of a real */
     size_t tile_rows[5];   /* rows of the register tile, by groups of a panel */
+    int beside;            /* a step of one row takes another product along */
 #define RNN_KERNEL(name, arguments) void (*name)(const struct arguments *);
 #include "kernels/kernels.inc"
 #undef RNN_KERNEL

@@ -21,11 +21,12 @@ struct run {
     struct rnn_packed_lookup lookup;
     char *looked_up[RNN_PHASES_MAX]; /* gates of the rows of its table, the input part */
     char *gates[RNN_PHASES_MAX];
-    char *h;                 /* hidden states of the packed rows; NULL: they are written to y */
-    char *h_start, *c_start; /* [B] states before the chunk; c is updated in place */
-    char *reset_h;           /* [B] */
-    char *cell_out;          /* [B] what is projected */
-    char *work;              /* low precision: work_size bytes a thread */
+    char *h;                   /* hidden states of the packed rows; NULL: they are written to y */
+    char *h_start, *c_start;   /* [B] states before the chunk; c is updated in place */
+    char *reset_h;             /* [B] */
+    char *cell_out;            /* [B] what is projected */
+    struct rnn_beside *beside; /* each thread's share of the next chunk's input part; NULL: none */
+    char *work;                /* low precision: work_size bytes a thread */
     size_t work_size;
     rnn_arena arena;
 };
@@ -124,9 +125,14 @@ static rnn_status use_history(struct run *run) {
     return RNN_OK;
 }
 
-/* The packed row that is row 0 of the buffers while the chunk from step `first` on is computed. */
-static size_t buffer_origin(const struct run *run, size_t first) {
-    return run->history ? 0 : run->rows->offset[first];
+/* The row of the buffers that step s begins with, while the chunk from step `first` on is computed.
+ * Chunks of which the next is computed beside the steps of one take turns in two halves. */
+static size_t buffer_row(const struct run *run, size_t first, size_t s) {
+    const size_t *offset = run->rows->offset;
+    const struct rnn_plan *plan = &run->plan;
+    if (run->history) return offset[s];
+    const size_t chunk = plan->beside && first > 0 ? (first - plan->first) / plan->beside + 1 : 0;
+    return offset[s] - offset[first] + chunk % 2 * plan->chunk_rows;
 }
 
 /* Whether the input is read where it is, rows run->ldx apart: of one step, or of many at once. */
@@ -139,7 +145,8 @@ static int reads_in_place(struct run *run, int by_steps) {
 
 static rnn_status allocate_chunk(struct run *run) {
     const struct rnn_direction *d = run->direction;
-    const size_t rows = run->plan.chunk_rows, batch = run->rows->rows;
+    const size_t batch = run->rows->rows, threads = (size_t)run->plan.threads;
+    const size_t rows = run->plan.chunk_rows * (run->plan.beside ? 2 : 1);
     const size_t size = run->real_size, state = run->padded * size;
     const rnn_lookup *lookup = run->forward->lookup;
     const int fused = run->plan.fused == run->rows->steps;
@@ -157,6 +164,7 @@ static rnn_status allocate_chunk(struct run *run) {
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, rnn_projects(d) ? batch : 0, state));
     RNN_TRY(rnn_size_add(&bytes, lookup ? run->rows->total : 0, sizeof(int64_t)));
+    RNN_TRY(rnn_size_add(&bytes, run->plan.beside ? threads : 0, sizeof *run->beside));
     RNN_TRY(size_work(run, &bytes));
     RNN_TRY(rnn_arena_create(&run->arena, d->engine->pool, bytes));
     run->x_buffer = in_place ? NULL : rnn_arena_take(&run->arena, rows, d->input * size);
@@ -167,6 +175,7 @@ static rnn_status allocate_chunk(struct run *run) {
     run->c_start = rnn_arena_take(&run->arena, batch, state);
     run->reset_h = rnn_arena_take(&run->arena, batch, state);
     if (rnn_projects(d)) run->cell_out = rnn_arena_take(&run->arena, batch, state);
+    if (run->plan.beside) run->beside = rnn_arena_take(&run->arena, threads, sizeof *run->beside);
     take_work(run);
     if (!lookup) return RNN_OK;
     int64_t *index = rnn_arena_take(&run->arena, run->rows->total, sizeof *index);
@@ -179,7 +188,7 @@ static rnn_status allocate_chunk(struct run *run) {
 static void gather_input(struct run *run, size_t first, size_t last,
                          const struct rnn_share *share) {
     const struct rnn_forward *f = run->forward;
-    const size_t at = run->rows->offset[first] - buffer_origin(run, first);
+    const size_t at = buffer_row(run, first, first);
     const size_t input = run->direction->input;
     if (!run->x_buffer) return;
     char *x = run->x_buffer + at * run->ldx * run->x_size;
@@ -194,7 +203,7 @@ static void gather_input(struct run *run, size_t first, size_t last,
 /* The input from step s on, in the chunk that began at step `first`. */
 static const char *input_of(const struct run *run, size_t first, size_t s) {
     const struct rnn_forward *f = run->forward;
-    const size_t at = run->rows->offset[s] - buffer_origin(run, first);
+    const size_t at = buffer_row(run, first, s);
     if (run->x_buffer) return run->x_buffer + at * run->ldx * run->x_size;
     return rnn_rows_of_step(run->rows, &f->x, f->reverse, s, run->real_size);
 }
@@ -202,7 +211,7 @@ static const char *input_of(const struct run *run, size_t first, size_t s) {
 /* Compute the chunk's input part of the gates, or look it up. */
 static void input_part(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
     const struct rnn_rows *rows = run->rows;
-    const size_t at = rows->offset[first] - buffer_origin(run, first);
+    const size_t at = buffer_row(run, first, first);
     const char *x = run->lookup.count ? NULL : input_of(run, first, first);
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &run->direction->phase[p];
@@ -248,7 +257,7 @@ static struct states states_after(const struct run *run, size_t first, size_t s)
     if (!run->h)
         return (struct states){rnn_rows_of_step(run->rows, &f->y, f->reverse, s, run->real_size),
                                (size_t)f->y.row_stride};
-    const size_t at = run->rows->offset[s] - buffer_origin(run, first);
+    const size_t at = buffer_row(run, first, s);
     return (struct states){run->h + at * run->padded * run->real_size, run->padded};
 }
 
@@ -299,7 +308,7 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
                      int shares) {
     const struct rnn_direction *d = run->direction;
     const struct rnn_rows *rows = run->rows;
-    const size_t at = rows->offset[s] - buffer_origin(run, first);
+    const size_t at = buffer_row(run, first, s);
     const struct states before = states_before(run, first, s), after = states_after(run, first, s);
     const struct kept kept = kept_of(run, s);
     const int fused = s < run->plan.fused;
@@ -334,6 +343,7 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
             .first = gates_of(run, 0, at),
             .ld_first = d->phase[0].width,
             .form = &d->form,
+            .beside = run->beside ? run->beside + rank : NULL,
             .work = run->work + (size_t)rank * run->work_size,
         };
         if (fused) {
@@ -368,7 +378,7 @@ static void keep_states(struct run *run, size_t first, size_t last, const struct
  * begins. */
 static void give_chunk(struct run *run, size_t first, size_t last, const struct rnn_share *share) {
     const struct rnn_forward *f = run->forward;
-    const size_t at = run->rows->offset[first] - buffer_origin(run, first);
+    const size_t at = buffer_row(run, first, first);
     rnn_rows_scatter(run->rows, run->h + at * run->padded * run->real_size, run->padded, f->reverse,
                      first, last, run->direction->output, run->real_size, 0, &f->y, share);
     if (!run->history) keep_states(run, first, last, share);
@@ -431,6 +441,42 @@ static void sort_states(struct run *run, char *states, int shares) {
     }
 }
 
+/* What a thread's steps take along of the input part of the chunk from step `next` on: that of its
+ * own panels, if there is a next chunk. */
+static void begin_beside(struct run *run, size_t next, int rank, int size) {
+    const struct rnn_phase_weights *phase = &run->direction->phase[0];
+    run->beside[rank] = (struct rnn_beside){0};
+    if (next == run->rows->steps) return;
+    struct rnn_product product = {.rows = run->plan.beside,
+                                  .w = phase->w_ih.panels,
+                                  .x = input_of(run, next, next),
+                                  .ldx = run->ldx,
+                                  .start = phase->bias,
+                                  .y = gates_of(run, 0, buffer_row(run, next, next)),
+                                  .ldy = phase->width,
+                                  .span = phase->span,
+                                  .width = phase->width};
+    rnn_team_share(phase->panels, 1, rank, size, &product.begin, &product.end);
+    run->beside[rank] = (struct rnn_beside){product, 0};
+}
+
+/* A chunk whose input part was computed beside the steps of the one before, but for the first. */
+static void one_chunk_beside(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
+    struct rnn_share share = rnn_share_all(rank, team->size);
+    const int next = last < run->rows->steps;
+    if (first == 0) gather_input(run, first, last, &share);
+    if (next) gather_input(run, last, rnn_plan_chunk_end(&run->plan, run->rows, last), &share);
+    if (first == 0 || run->x_buffer || run->h) rnn_team_wait(team); /* else panels are its own */
+    if (first == 0) input_part(run, first, last, team, rank);
+    const int size = team->size;
+    if (rank < size) begin_beside(run, last, rank, size);
+    for (size_t s = first; s < last; s++) one_step(run, first, s, team, rank, team->size);
+    for (int k = rank; rank < team->size && k < size; k += team->size) /* it may be smaller */
+        run->direction->kernels->rest(&run->beside[k]);
+    share = rnn_share_all(rank, team->size);
+    if (run->h) give_chunk(run, first, last, &share);
+}
+
 /* The steps [first, last), their input part at once or with each step. */
 static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
     rnn_team_wait(team); /* for the states before, and for the buffers */
@@ -464,7 +510,7 @@ static void task(rnn_team *team, int rank, void *context) {
     }
     for (size_t first = run->plan.apart, last; first < rows->steps; first = last) {
         last = rnn_plan_chunk_end(&run->plan, rows, first);
-        one_chunk(run, first, last, team, rank);
+        (run->beside ? one_chunk_beside : one_chunk)(run, first, last, team, rank);
     }
 }
 

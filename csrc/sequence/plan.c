@@ -16,7 +16,11 @@ enum {
                                    weights are large, as many as these: reading them costs more */
     FUSED_ROWS = 4,             /* rows a thread, from which reading both weights at each step
                                    costs less than keeping the input part until its step, */
-    FUSED_WEIGHTS = 12 << 20    /* while these bytes of both come from a cache */
+    FUSED_WEIGHTS = 12 << 20,   /* while these bytes of both come from a cache */
+    BESIDE_LEAST = 64 << 10,    /* bytes of recurrent weights, more than an L1 holds, so that a step
+                                   of one row waits for them, */
+    BESIDE_SHARED = 160 << 10,  /* and of each of several threads, which wait for each other too, */
+    BESIDE_MOST = 16 << 20      /* while these bytes of both come from a cache */
 };
 
 /* Time of a multiply-add and bytes of a weight, as a part of those of a real. */
@@ -79,6 +83,28 @@ static size_t fused_steps(const struct rnn_direction *d, const struct rnn_rows *
     return steps;
 }
 
+/* Rows of the input part that steps of one row compute beside their own products; 0: none. */
+static size_t rows_beside(const struct rnn_direction *d, const struct rnn_rows *rows, int threads) {
+    const struct rnn_panels *w = &d->phase[0].w_hh.panels;
+    const double each = step_work(d, 0) * (double)d->real_size / threads;
+    const double most = step_work(d, 1) * (double)d->real_size;
+    if (rows->rows != 1 || d->blas || d->low || d->varies || d->cell->phases > 1) return 0;
+    if (!d->kernels->beside || most > BESIDE_MOST) return 0;
+    if (each < (threads > 1 ? BESIDE_SHARED : BESIDE_LEAST)) return 0;
+    return d->kernels->tile_rows[w->groups];
+}
+
+/* Chunks of a tile's rows, which steps take along; the first has what is left, but no few rows, of
+ * which a product would wait for its weights. */
+static void plan_beside(struct rnn_plan *plan, size_t steps, size_t tile) {
+    const size_t most = tile + tile / 2;
+    if (tile == 0 || steps <= most) return;
+    const size_t left = steps % tile;
+    plan->beside = tile;
+    plan->first = left > tile / 2 ? left : left + tile;
+    plan->chunk_rows = most;
+}
+
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                  int threads, int training, int looked_up) {
     struct rnn_plan result = plan(d, rows, threads, looked_up);
@@ -94,6 +120,8 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
     const size_t own = result.threads == 1 || result.by_rows ? result.fused : result.dealt;
     result.apart = own < result.fused ? own : result.fused;
     result.compact = !training && result.dealt > 0 && result.apart > 0;
+    if (!training && !looked_up)
+        plan_beside(&result, rows->steps, rows_beside(d, rows, result.threads));
     return result;
 }
 
@@ -104,6 +132,7 @@ struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rn
 
 size_t rnn_plan_chunk_end(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t first) {
     const size_t bounds[] = {plan->fused, plan->dealt};
+    if (plan->beside) return first == 0 ? plan->first : first + plan->beside;
     size_t last = rnn_rows_chunk_end(rows, first, plan->chunk_rows);
     for (size_t i = 0; i < 2; i++)
         if (first < bounds[i] && last > bounds[i]) last = bounds[i];

@@ -119,15 +119,21 @@ struct places {
     cpu_set_t allowed; /* of that thread */
 };
 
+/* This thread may run on this CPU alone, and does. */
+static void move_to(int cpu) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET((size_t)cpu, &one);
+    sched_setaffinity(0, sizeof one, &one);
+}
+
 static void place(rnn_team *team, int rank, void *context) {
     struct places *places = context;
     if (rank == 0) {
         places->caller = sched_getcpu();
         places->size = team->size;
     } else if (places->pin >= 0) {
-        CPU_ZERO(&places->allowed);
-        CPU_SET((size_t)places->pin, &places->allowed);
-        sched_setaffinity(0, sizeof places->allowed, &places->allowed);
+        move_to(places->pin);
     } else {
         sched_getaffinity(0, sizeof places->allowed, &places->allowed);
     }
@@ -145,7 +151,9 @@ void test_places(void) {
         const int cpu = places.pin;
         rnn_team_run(2, place, &places);
         places.pin = -1;
-        rnn_team_run(2, place, &places); /* the caller may have moved, or work alone a while */
+        move_to(cpu);
+        sched_setaffinity(0, sizeof before, &before);
+        rnn_team_run(2, place, &places); /* the caller may work alone a while */
         left = places.size == 2 && !CPU_ISSET((size_t)cpu, &places.allowed);
         if (!left) lose_the_cpu();
     }
