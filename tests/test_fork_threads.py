@@ -31,7 +31,8 @@ def answers():
     session = rnncore.Session(module, threads=rnncore.get_num_threads())
     y = session.run(arrays["x"])
     ragged = session.run(arrays["x"], lengths=np.arange(32) % 31)
-    return b"".join(solved[name].tobytes() for name in sorted(solved)) + y.tobytes() + ragged.tobytes()
+    gradients = b"".join(solved[name].tobytes() for name in sorted(solved))
+    return gradients + y.tobytes() + ragged.tobytes()
 
 def wait(child, seconds=30):
     for _ in range(int(seconds * 100)):

@@ -87,10 +87,10 @@ def answers_of_rows(problem, answers, rows, steps):
     return taken
 
 
-def session_of(problem, arrays, threads=1):
+def session_of(problem, arrays, threads=1, weights="float32"):
     module = problems.module_of(problem)
     module.load_state_dict(problems.weights_of(problem, arrays))
-    return rnncore.Session(module, threads=threads)
+    return rnncore.Session(module, threads=threads, weights=weights)
 
 
 def state_of(problem, arrays):
@@ -315,23 +315,37 @@ def test_weights_that_no_cache_holds(batch):
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize(("input_size", "hidden_size"), [(5, 150), (190, 150), (230, 300)])
+@pytest.mark.parametrize(
+    ("weights", "input_size", "hidden_size"),
+    [
+        ("float32", 5, 150),
+        ("float32", 190, 150),
+        ("float32", 230, 300),
+        ("bfloat16", 230, 330),
+        ("int8", 230, 330),
+    ],
+)
 @pytest.mark.parametrize("cell", CELLS)
-def test_one_sequence_of_any_length(cell, input_size, hidden_size, bidirectional):
-    """A row alone, whose steps may take the input part of later ones along, against two together."""
+def test_one_sequence_of_any_length(cell, weights, input_size, hidden_size, bidirectional):
+    """A row alone, whose steps may take later ones' input part along, against two together."""
     problem = Problem(
-        cell, input_size, hidden_size, bidirectional=bidirectional, dtype="float32", steps=41, batch=2
+        cell,
+        input_size,
+        hidden_size,
+        bidirectional=bidirectional,
+        dtype="float32",
+        steps=41,
+        batch=2,
     )
     arrays = problems.draw(problem, 5)
-    expected = session_of(problem, arrays)
     for isa in FMA:
         with config.use_engine(isa=isa, gemm="packed"):
-            sessions = [session_of(problem, arrays, threads=count) for count in (1, 2, 3)]
+            sessions = [session_of(problem, arrays, count, weights) for count in (1, 2, 3)]
         for steps in (1, 9, 10, 12, 13, 16, 24, 25, 41):
             x = arrays["x"][:steps]
-            whole = expected.run(x)
+            together = sessions[0].run(x)[:, [0]].tobytes()
+            backwards = sessions[0].run(x[::-1])[:, [0]].tobytes()
             for session in sessions:
-                alone = as_newcomer(session.run, x[:, [0]])
-                assert alone.tobytes() == whole[:, [0]].tobytes(), (isa, steps)
-                backwards = as_newcomer(session.run, x[::-1, ::-1][:, [1]])
-                assert backwards.tobytes() == expected.run(x[::-1])[:, [0]].tobytes()
+                assert as_newcomer(session.run, x[:, [0]]).tobytes() == together, (isa, steps)
+                alone = as_newcomer(session.run, x[::-1, ::-1][:, [1]])
+                assert alone.tobytes() == backwards, (isa, steps)

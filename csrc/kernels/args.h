@@ -126,9 +126,10 @@ struct rnn_peephole_gradient {
 /* A product that steps of one row take along, so much of it with each panel as the arithmetic units
  * do while they would wait for weights; `rest` does what is left. */
 struct rnn_beside { /* in cache lines of its own: each thread writes one all the time */
-    _Alignas(64) struct rnn_product
-        product;  /* its rows are one tile; begin: the panel that comes next, */
-    size_t inner; /* of which so many inner values are added up already */
+    _Alignas(64) struct rnn_product product; /* its rows are one tile; begin: the panel that comes
+                                                next, */
+    size_t inner; /* of which so many inner values, or words of them, are added up already */
+    int ready;    /* low precision: the rows are rounded, and lie in the product's work */
 };
 
 /* One step of one phase of a cell, rows x unit panels [begin, end). */

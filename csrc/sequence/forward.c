@@ -26,7 +26,7 @@ struct run {
     char *reset_h;             /* [B] */
     char *cell_out;            /* [B] what is projected */
     struct rnn_beside *beside; /* each thread's share of the next chunk's input part; NULL: none */
-    char *work;                /* low precision: work_size bytes a thread */
+    char *work;                /* low precision: work_size bytes a thread, twice with `beside` */
     size_t work_size;
     rnn_arena arena;
 };
@@ -80,11 +80,15 @@ static int multiplies_table(const struct run *run) {
     return run->forward->lookup && !run->direction->table_rows;
 }
 
+static size_t work_areas(const struct run *run) {
+    return (size_t)run->plan.threads * (run->plan.beside ? 2 : 1);
+}
+
 /* The bytes of what every run needs, and these taken from its arena. */
 static rnn_status size_work(struct run *run, size_t *bytes) {
     const struct rnn_direction *d = run->direction;
     run->work_size = rnn_direction_work(d, run->rows->rows);
-    RNN_TRY(rnn_size_add(bytes, (size_t)run->plan.threads, run->work_size));
+    RNN_TRY(rnn_size_add(bytes, work_areas(run), run->work_size));
     for (size_t p = 0; p < d->cell->phases && multiplies_table(run); p++)
         RNN_TRY(
             rnn_size_add(bytes, run->forward->lookup->count, d->phase[p].width * run->real_size));
@@ -93,7 +97,7 @@ static rnn_status size_work(struct run *run, size_t *bytes) {
 
 static void take_work(struct run *run) {
     const struct rnn_direction *d = run->direction;
-    run->work = rnn_arena_take(&run->arena, (size_t)run->plan.threads, run->work_size);
+    run->work = rnn_arena_take(&run->arena, work_areas(run), run->work_size);
     for (size_t p = 0; p < d->cell->phases; p++)
         run->looked_up[p] = multiplies_table(run)
                                 ? rnn_arena_take(&run->arena, run->forward->lookup->count,
@@ -447,22 +451,25 @@ static void begin_beside(struct run *run, size_t next, int rank, int size) {
     const struct rnn_phase_weights *phase = &run->direction->phase[0];
     run->beside[rank] = (struct rnn_beside){0};
     if (next == run->rows->steps) return;
-    struct rnn_product product = {.rows = run->plan.beside,
-                                  .w = phase->w_ih.panels,
-                                  .x = input_of(run, next, next),
-                                  .ldx = run->ldx,
-                                  .start = phase->bias,
-                                  .y = gates_of(run, 0, buffer_row(run, next, next)),
-                                  .ldy = phase->width,
-                                  .span = phase->span,
-                                  .width = phase->width};
+    struct rnn_product product = {
+        .rows = run->plan.beside,
+        .w = phase->w_ih.panels,
+        .x = input_of(run, next, next),
+        .ldx = run->ldx,
+        .start = phase->bias,
+        .y = gates_of(run, 0, buffer_row(run, next, next)),
+        .ldy = phase->width,
+        .span = phase->span,
+        .width = phase->width,
+        .work = run->work + (size_t)(run->plan.threads + rank) * run->work_size};
     rnn_team_share(phase->panels, 1, rank, size, &product.begin, &product.end);
-    run->beside[rank] = (struct rnn_beside){product, 0};
+    run->beside[rank] = (struct rnn_beside){.product = product};
 }
 
 /* A chunk whose input part was computed beside the steps of the one before, but for the first. */
 static void one_chunk_beside(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
     struct rnn_share share = rnn_share_all(rank, team->size);
+    const struct rnn_low_kernels *low = run->direction->low;
     const int next = last < run->rows->steps;
     if (first == 0) gather_input(run, first, last, &share);
     if (next) gather_input(run, last, rnn_plan_chunk_end(&run->plan, run->rows, last), &share);
@@ -472,7 +479,7 @@ static void one_chunk_beside(struct run *run, size_t first, size_t last, rnn_tea
     if (rank < size) begin_beside(run, last, rank, size);
     for (size_t s = first; s < last; s++) one_step(run, first, s, team, rank, team->size);
     for (int k = rank; rank < team->size && k < size; k += team->size) /* it may be smaller */
-        run->direction->kernels->rest(&run->beside[k]);
+        (low ? low->rest : run->direction->kernels->rest)(&run->beside[k]);
     share = rnn_share_all(rank, team->size);
     if (run->h) give_chunk(run, first, last, &share);
 }

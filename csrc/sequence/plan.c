@@ -20,7 +20,9 @@ enum {
     BESIDE_LEAST = 64 << 10,    /* bytes of recurrent weights, more than an L1 holds, so that a step
                                    of one row waits for them, */
     BESIDE_SHARED = 160 << 10,  /* and of each of several threads, which wait for each other too, */
-    BESIDE_MOST = 16 << 20      /* while these bytes of both come from a cache */
+    BESIDE_MOST = 10 << 20,     /* while these bytes of both come from a cache for certain, */
+    BESIDE_WORDS = 80           /* and a panel has so many inner words: a tile's sums are kept from
+                                   one to the next */
 };
 
 /* Time of a multiply-add and bytes of a weight, as a part of those of a real. */
@@ -88,10 +90,12 @@ static size_t rows_beside(const struct rnn_direction *d, const struct rnn_rows *
     const struct rnn_panels *w = &d->phase[0].w_hh.panels;
     const double each = step_work(d, 0) * (double)d->real_size / threads;
     const double most = step_work(d, 1) * (double)d->real_size;
-    if (rows->rows != 1 || d->blas || d->low || d->varies || d->cell->phases > 1) return 0;
-    if (!d->kernels->beside || most > BESIDE_MOST) return 0;
+    if (rows->rows != 1 || d->blas || d->varies || d->cell->phases > 1) return 0;
+    if (!(d->low ? d->low->beside : d->kernels->beside) || most > BESIDE_MOST) return 0;
     if (each < (threads > 1 ? BESIDE_SHARED : BESIDE_LEAST)) return 0;
-    return d->kernels->tile_rows[w->groups];
+    if (cost[d->format] * (double)d->hidden < BESIDE_WORDS) return 0;
+    if (d->low && threads > 1) return 0; /* each would round all rows */
+    return (d->low ? d->low->tile_rows : d->kernels->tile_rows)[w->groups];
 }
 
 /* Chunks of a tile's rows, which steps take along; the first has what is left, but no few rows, of
