@@ -146,14 +146,15 @@ class Floors:
     ----------
     arithmetic, reading : float
         Each alone.
-    together : float
-        The larger one, part by part: the input part of a sequence is bound by arithmetic, its steps
-        by whichever is larger.
     """
 
     arithmetic: float
     reading: float
-    together: float
+
+    @property
+    def together(self):
+        """The larger one: a core can compute one part while it waits for another's weights."""
+        return max(self.arithmetic, self.reading)
 
     @property
     def bound(self):
@@ -166,10 +167,4 @@ def floors(case, valid_steps, ceilings, threads):
     found = cost(case, valid_steps)
     arithmetic = found.operations / ceilings.peak(case.precision, threads)
     reading = found.passes * found.weights / ceilings.bandwidth(found.weights, threads)
-    if case.trains:
-        return Floors(arithmetic, 0.0, arithmetic)
-    if case.steps == 1:
-        return Floors(arithmetic, reading, max(arithmetic, reading))
-    share = case.layers * case.hidden / sum(width + case.hidden for width in case.widths)
-    together = arithmetic * (1 - share) + max(arithmetic * share, reading)
-    return Floors(arithmetic, reading, together)
+    return Floors(arithmetic, 0.0 if case.trains else reading)

@@ -178,7 +178,9 @@ def test_floors(machine):
     assert step.together == step.reading > step.arithmetic
     batch = ceilings.floors(Case("batch", "lstm", 64, 64, 50), 3200, machine, 1)
     assert batch.bound == "arithmetic"
-    assert batch.together == pytest.approx(batch.arithmetic)
+    assert batch.together == batch.arithmetic > batch.reading
+    training = ceilings.floors(Case("training", "lstm", 64, 8, 50), 400, machine, 1)
+    assert training.together == training.arithmetic > training.reading == 0
 
 
 # ---- agreement ------------------------------------------------------------------------------
