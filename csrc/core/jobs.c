@@ -12,7 +12,6 @@ struct jobs {
     rnn_job job;
     void *context;
     size_t count;
-    atomic_size_t taken;
     atomic_int failed;
     rnn_status status; /* of the first that failed, and what its thread said of it */
     char text[256];
@@ -20,9 +19,9 @@ struct jobs {
 
 static void take_jobs(rnn_team *team, int rank, void *context) {
     struct jobs *jobs = context;
-    (void)team, (void)rank;
+    (void)rank;
     while (!atomic_load(&jobs->failed)) {
-        const size_t index = atomic_fetch_add(&jobs->taken, 1);
+        const size_t index = (size_t)rnn_team_claim(team);
         if (index >= jobs->count) return;
         const rnn_status status = jobs->job(jobs->context, index);
         if (status == RNN_OK || atomic_exchange(&jobs->failed, 1)) continue;
@@ -36,6 +35,6 @@ rnn_status rnn_jobs_run(int threads, size_t count, rnn_job job, void *context) {
     if (threads > 1)
         rnn_team_run(threads, take_jobs, &jobs);
     else
-        take_jobs(NULL, 0, &jobs);
+        take_jobs(&(rnn_team){.size = 1}, 0, &jobs);
     return jobs.status == RNN_OK ? RNN_OK : rnn_fail(jobs.status, "%s", jobs.text);
 }

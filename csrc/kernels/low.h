@@ -17,7 +17,7 @@ struct rnn_low_kernels {
     const char *route; /* the instruction, or what stands in for it */
     int native;
     size_t tile_rows[5]; /* rows of the register tile, by groups of a panel */
-    int beside; /* a step of one row takes another product along */
+    int beside;          /* a step of one row takes another product along */
     void (*product)(const struct rnn_product *);
     void (*rest)(const struct rnn_beside *);
     void (*step[RNN_PHASE_COUNT])(const struct rnn_step *);

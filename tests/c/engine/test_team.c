@@ -1,7 +1,6 @@
 /* test_team.c - teams of threads: every share of work is done once, also when a team shrinks.
  * SPDX-License-Identifier: Apache-2.0 */
 #define _GNU_SOURCE
-#include <pthread.h>
 #include <sched.h>
 #include <time.h>
 
@@ -115,7 +114,7 @@ void test_claims(void) {
 #if defined(__linux__)
 struct places {
     int pin; /* the thread beside the caller may run on this CPU alone from now on; -1: as it was */
-    int caller, size;
+    int size;
     cpu_set_t allowed; /* of that thread */
 };
 
@@ -130,7 +129,6 @@ static void move_to(int cpu) {
 static void place(rnn_team *team, int rank, void *context) {
     struct places *places = context;
     if (rank == 0) {
-        places->caller = sched_getcpu();
         places->size = team->size;
     } else if (places->pin >= 0) {
         move_to(places->pin);
