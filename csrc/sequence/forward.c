@@ -212,35 +212,52 @@ static const char *input_of(const struct run *run, size_t first, size_t s) {
     return rnn_rows_of_step(run->rows, &f->x, f->reverse, s, run->real_size);
 }
 
-/* Compute the chunk's input part of the gates, or look it up. */
-static void input_part(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
-    const struct rnn_rows *rows = run->rows;
-    const size_t at = buffer_row(run, first, first);
-    const char *x = run->lookup.count ? NULL : input_of(run, first, first);
+/* Multiply the input by the weights: a share of `count` rows from x on, into those of the buffers
+ * from row `at` on. */
+static void multiply_input(const struct run *run, const char *x, size_t at, size_t count,
+                           const struct rnn_share *share, int rank) {
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
         const struct rnn_phase_weights *phase = &run->direction->phase[p];
-        const size_t row = phase->width * run->real_size;
-        char *gates = run->gates[p] + at * row;
-        if (run->lookup.count) {
-            rnn_lookup_gather(&run->lookup, run->looked_up[p], rows->offset[first],
-                              rows->offset[last], row, gates, rank, team->size);
-            continue;
-        }
         rnn_matrix_multiply(
             &phase->w_ih,
-            &(struct rnn_operands){.rows = rows->offset[last] - rows->offset[first],
+            &(struct rnn_operands){.rows = count,
                                    .x = x,
-                                   .ldx = run->ldx,
+                                   .ldx = share->step * run->ldx,
                                    .start = phase->bias,
-                                   .y = gates,
-                                   .ldy = phase->width,
+                                   .y = run->gates[p] + at * phase->width * run->real_size,
+                                   .ldy = share->step * phase->width,
                                    .span = phase->span,
                                    .width = phase->width,
                                    .rounded = run->rounded,
                                    .work = run->work + (size_t)rank * run->work_size},
-            rank, team->size);
+            share->rank, share->size);
     }
+}
+
+/* Compute the chunk's input part of the gates, or look it up. */
+static void input_part(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
+    const size_t begin = run->rows->offset[first], end = run->rows->offset[last];
+    const size_t at = buffer_row(run, first, first);
+    for (size_t p = 0; p < run->direction->cell->phases && run->lookup.count; p++) {
+        const size_t row = run->direction->phase[p].width * run->real_size;
+        rnn_lookup_gather(&run->lookup, run->looked_up[p], begin, end, row,
+                          run->gates[p] + at * row, rank, team->size);
+    }
+    const struct rnn_share share = rnn_share_all(rank, team->size);
+    if (!run->lookup.count)
+        multiply_input(run, input_of(run, first, first), at, end - begin, &share, rank);
     rnn_team_wait(team);
+}
+
+/* That of a thread's own rows, step by step. */
+static void own_input_part(struct run *run, size_t first, size_t last, int rank, int size) {
+    for (size_t s = first; s < last; s++) {
+        const struct rnn_share share = rnn_plan_share(&run->plan, run->rows, s, rank, size);
+        const size_t count = rnn_share_count(&share, run->rows->active[s]);
+        const char *x = input_of(run, first, s) + share.row * run->ldx * run->x_size;
+        if (count > 0)
+            multiply_input(run, x, buffer_row(run, first, s) + share.row, count, &share, rank);
+    }
 }
 
 /* The gates of phase p from packed row `at` of the buffers on; NULL where no step needs them. */
@@ -486,11 +503,15 @@ static void one_chunk_beside(struct run *run, size_t first, size_t last, rnn_tea
 
 /* The steps [first, last), their input part at once or with each step. */
 static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
-    rnn_team_wait(team); /* for the states before, and for the buffers */
+    const int own = first < run->plan.own;
+    if (!own) rnn_team_wait(team); /* for the states before, and for the buffers */
     struct rnn_share share = rnn_plan_share(&run->plan, run->rows, first, rank, team->size);
     gather_input(run, first, last, &share);
-    rnn_team_wait(team);
-    if (first >= run->plan.fused) input_part(run, first, last, team, rank);
+    if (!own) rnn_team_wait(team);
+    if (own && first >= run->plan.fused)
+        own_input_part(run, first, last, rank, team->size);
+    else if (first >= run->plan.fused)
+        input_part(run, first, last, team, rank);
     for (size_t s = first; s < last; s++) one_step(run, first, s, team, rank, team->size);
     share = rnn_plan_share(&run->plan, run->rows, first, rank, team->size); /* it may be smaller */
     if (run->h) give_chunk(run, first, last, &share);
@@ -510,6 +531,7 @@ static void task(rnn_team *team, int rank, void *context) {
         rnn_team_wait(team);
         if (rank == 0) sort_states(run, run->h_start, shares);
         if (rank == 0 && run->direction->cell->has_c) sort_states(run, run->c_start, shares);
+        rnn_team_wait(team);
     }
     if (multiplies_table(run)) {
         rnn_lookup_multiply(&run->lookup, run->direction, run->looked_up, rank, team->size);

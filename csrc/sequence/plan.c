@@ -85,6 +85,14 @@ static size_t fused_steps(const struct rnn_direction *d, const struct rnn_rows *
     return steps;
 }
 
+/* Leading steps whose rows are each one thread's, the input part too. */
+static size_t own_steps(const struct rnn_direction *d, const struct rnn_rows *rows,
+                        const struct rnn_plan *plan) {
+    const double bytes = step_work(d, 1) * (double)d->real_size;
+    if (plan->threads == 1 || bytes > FUSED_WEIGHTS) return 0;
+    return plan->by_rows ? rows->steps : plan->dealt;
+}
+
 /* Rows of the input part that steps of one row compute beside their own products; 0: none. */
 static size_t rows_beside(const struct rnn_direction *d, const struct rnn_rows *rows, int threads) {
     const struct rnn_panels *w = &d->phase[0].w_hh.panels;
@@ -121,8 +129,9 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
     /* Where the gates of every step are kept nothing is saved. */
     if (!looked_up && (!training || !rnn_keeps_gates(d)))
         result.fused = fused_steps(d, rows, &result);
-    const size_t own = result.threads == 1 || result.by_rows ? result.fused : result.dealt;
-    result.apart = own < result.fused ? own : result.fused;
+    const size_t alone = result.threads == 1 || result.by_rows ? result.fused : result.dealt;
+    result.apart = alone < result.fused ? alone : result.fused;
+    result.own = looked_up ? 0 : own_steps(d, rows, &result);
     result.compact = !training && result.dealt > 0 && result.apart > 0;
     if (!training && !looked_up)
         plan_beside(&result, rows->steps, rows_beside(d, rows, result.threads));

@@ -16,6 +16,8 @@ struct rnn_plan {
                      rows lies together: caches fetch what comes next, and it is not another's */
     size_t fused; /* forward: so many steps, from the first on, take their input part along; */
     size_t apart; /* of these, so many in which no thread waits for another */
+    size_t own;   /* forward: so many steps, from the first on, in which a thread computes the input
+                     part of its own rows: what it reads no other has written */
     size_t chunk_rows; /* of the others it is computed for so many packed rows at once, at most, */
     size_t beside; /* or, 0: not, for so many beside the steps of the chunk before, but for the */
     size_t first;  /* first chunk's */
