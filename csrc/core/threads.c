@@ -25,6 +25,7 @@
 #endif
 
 enum {
+    TEAM_MAX = 256,      /* threads */
     SPINS = 20000,       /* about 200 us of pauses, above the imbalance of a chunk's products: a
                             virtual CPU that was left to sleep may take as long to come back */
     STALLS_CROWDED = 2,  /* stalls of a call from which on an elastic team shrinks */
@@ -84,47 +85,57 @@ static int was_switched(void) {
 #endif
 }
 
-/* Leave the CPU until the phase is another. To sleep, not to yield: who yields to a program that
- * computes comes back after that program's time slice, milliseconds later. */
-static void sleep_in(rnn_team *team, int phase) {
+/* Leave the CPU until that place has reached a barrier. To sleep, not to yield: who yields to a
+ * program that computes comes back after that program's time slice, milliseconds later. */
+static void sleep_until(rnn_team *team, struct rnn_place *place, int barrier) {
     if (atomic_load(&team->started) < team->size) atomic_fetch_add(&team->stalls, 1);
 #if defined(__linux__)
+    /* Who arrives looks for sleepers without waiting for its own store: it may miss this one. */
+    const struct timespec doubt = {.tv_nsec = 1000000};
+    int reached;
     atomic_fetch_add(&team->sleepers, 1);
-    while (atomic_load(&team->phase) == phase)
-        syscall(SYS_futex, &team->phase, FUTEX_WAIT_PRIVATE, phase, NULL, NULL, 0);
+    while ((reached = atomic_load(&place->reached)) < barrier)
+        syscall(SYS_futex, &place->reached, FUTEX_WAIT_PRIVATE, reached, &doubt, NULL, 0);
     atomic_fetch_sub(&team->sleepers, 1);
     was_switched(); /* this sleep of its own was no loss of the CPU */
 #else
-    while (atomic_load(&team->phase) == phase) sched_yield();
+    while (atomic_load(&place->reached) < barrier) sched_yield();
 #endif
 }
 
-/* The last one is here: let the others go on. Where CPUs are too crowded for the team to run side
- * by side every barrier would cost a time slice, so an elastic team then becomes its first thread.
- */
-static void end_phase(rnn_team *team, int phase) {
-    if (atomic_load(&team->sleepers) > 0 && was_switched()) atomic_fetch_add(&team->stalls, 1);
-    if (team->elastic && atomic_load(&team->stalls) >= STALLS_CROWDED) team->size = 1;
-    atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
-    atomic_store(&team->phase, phase + 1);
+static void wake(rnn_team *team, struct rnn_place *place) {
+    if (was_switched()) atomic_fetch_add(&team->stalls, 1);
 #if defined(__linux__)
-    if (atomic_load(&team->sleepers) > 0)
-        syscall(SYS_futex, &team->phase, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
+    syscall(SYS_futex, &place->reached, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
+#else
+    (void)place;
 #endif
 }
 
-void rnn_team_wait(rnn_team *team) {
-    if (team->size == 1) return;
-    const int phase = atomic_load_explicit(&team->phase, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel) == team->size - 1) {
-        end_phase(team, phase);
-        return;
-    }
+static void wait_for(rnn_team *team, struct rnn_place *place, int barrier) {
     for (int spin = 0; spin < SPINS; spin++) {
-        if (atomic_load_explicit(&team->phase, memory_order_acquire) != phase) return;
+        if (atomic_load_explicit(&place->reached, memory_order_acquire) >= barrier) return;
         pause_cpu();
     }
-    sleep_in(team, phase);
+    sleep_until(team, place, barrier);
+}
+
+/* Each thread says that it is here and looks for every other: a cache line goes once from one to
+ * the other, where that of a common count would go there and back. Where CPUs are too crowded for
+ * the team to run side by side every barrier would cost a time slice, so an elastic team then
+ * becomes its first thread: at the barrier after this one, when all have seen that it will. */
+void rnn_team_wait(rnn_team *team, int rank) {
+    const int size = atomic_load_explicit(&team->size, memory_order_relaxed);
+    if (size == 1) return;
+    struct rnn_place *own = &team->places[rank];
+    const int barrier = atomic_load_explicit(&own->reached, memory_order_relaxed) + 1;
+    if (rank == 0 && team->elastic && team->shrinks_at == 0 &&
+        atomic_load(&team->stalls) >= STALLS_CROWDED)
+        team->shrinks_at = barrier + 1;
+    atomic_store_explicit(&own->reached, barrier, memory_order_release);
+    if (atomic_load_explicit(&team->sleepers, memory_order_relaxed) > 0) wake(team, own);
+    for (int k = 1; k < size; k++) wait_for(team, &team->places[(rank + k) % size], barrier);
+    if (team->shrinks_at == barrier) team->size = 1;
 }
 
 static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
@@ -183,7 +194,10 @@ static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finis
 }
 
 static void run_team(int threads, rnn_task task, void *context) {
-    rnn_team team = {.size = threads};
+    if (threads > TEAM_MAX) threads = TEAM_MAX;
+    struct rnn_place places[threads];
+    rnn_team team = {.size = threads, .places = places};
+    for (int rank = 0; rank < threads; rank++) atomic_init(&places[rank].reached, 0);
     if (!atomic_exchange(&watching_forks, 1)) pthread_atfork(NULL, NULL, in_child);
     was_switched();
     const int64_t began = now(), computed = cpu_time;
@@ -204,7 +218,7 @@ static void run_team(int threads, rnn_task task, void *context) {
         atomic_fetch_add(&team.started, 1);
         run_rank(&team, omp_get_thread_num(), task, context);
         if (omp_get_thread_num() == 0) finished = now();
-        rnn_team_wait(&team);
+        rnn_team_wait(&team, omp_get_thread_num());
     }
     learn(&team, began, computed, finished);
 }

@@ -6,16 +6,22 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
+/* Where a thread says which barrier it has reached, 1, 2, ..., for the others to read. Two lines
+ * each, for some caches fetch these in pairs. */
+struct rnn_place {
+    _Alignas(128) atomic_int reached;
+};
+
 /* Shared by the threads of one rnn_team_run. */
 typedef struct rnn_team {
-    atomic_int size; /* shrinks to 1 at a barrier where an elastic team finds its CPUs crowded */
-    int elastic;     /* set by rank 0: no share of work is kept from before a barrier to after it */
+    atomic_int size;       /* shrinks to 1 where an elastic team finds its CPUs crowded: */
+    atomic_int shrinks_at; /* at this barrier; 0: at none */
+    int elastic; /* set by rank 0: no share of work is kept from before a barrier to after it */
     atomic_int started;
     atomic_int claimed; /* shares that some thread has begun */
     atomic_int sleepers;
     atomic_int stalls;
-    _Alignas(64) atomic_int arrived;
-    _Alignas(64) atomic_int phase;
+    struct rnn_place *places; /* [size at the start] */
 } rnn_team;
 
 /* What each thread of a team runs: its rank is 0..team->size-1. */
@@ -26,10 +32,11 @@ typedef void (*rnn_task)(rnn_team *team, int rank, void *context);
  * exist. */
 void rnn_team_run(int threads, rnn_task task, void *context);
 
-/* Wait until every thread of the team is here: spins briefly, then sleeps. Beside programs that
- * keep the CPUs busy a team costs a few time slices a call, not one a barrier: an elastic one
- * shrinks, and the calling thread then works alone for a while. Neither changes a result. */
-void rnn_team_wait(rnn_team *team);
+/* The thread `rank` is here and waits until all others are: spins briefly, then sleeps. Beside
+ * programs that keep the CPUs busy a team costs a few time slices a call, not one a barrier: an
+ * elastic one shrinks, and the calling thread then works alone for a while. Neither changes a
+ * result. */
+void rnn_team_wait(rnn_team *team, int rank);
 
 /* The next of a call's shares of work that no thread has begun: 0, 1, ... A thread that begins late
  * so leaves its share to the others. */

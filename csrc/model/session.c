@@ -129,7 +129,7 @@ static void conv_task(rnn_team *team, int rank, void *context) {
         if (apart) convolve_row(run, b, length, 0, 1);
     }
     if (apart) return;
-    if (!direct) rnn_team_wait(team);
+    if (!direct) rnn_team_wait(team, rank);
     for (size_t b = 0; b < rows; b++)
         convolve_row(run, b, run->lengths ? (size_t)run->lengths[b] : run->steps, rank, team->size);
 }

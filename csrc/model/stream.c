@@ -249,11 +249,11 @@ static void recurrent_task(rnn_team *team, int rank, void *context) {
     for (size_t p = 0; p < d->cell->phases && !is_fused(d); p++)
         input_part(task, p, rank, team->size);
     for (size_t p = 0; p < d->cell->phases; p++) {
-        if (!is_fused(d)) rnn_team_wait(team);
+        if (!is_fused(d)) rnn_team_wait(team, rank);
         step_phase(task, p, team, rank);
     }
     if (!rnn_projects(d)) return;
-    rnn_team_wait(team);
+    rnn_team_wait(team, rank);
     rnn_matrix_multiply(&d->w_hr,
                         &(struct rnn_operands){.rows = task->stream->rows,
                                                .x = task->stage->cell_out,

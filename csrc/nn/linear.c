@@ -109,7 +109,7 @@ static void gradient_task(rnn_team *team, int rank, void *context) {
     if (call->weight.format != RNN_WEIGHTS_REAL) {
         round_share(call, call->dy, call->outputs, call->low_dy, rank, team->size);
         round_share(call, call->x, call->inputs, call->low_x, rank, team->size);
-        rnn_team_wait(team);
+        rnn_team_wait(team, rank);
     }
     if (call->dx.matrix.panels.data) multiply_task(team, rank, &call->dx);
     for (int part = rank; part < call->parts && call->weight.part[0].dw; part += team->size) {

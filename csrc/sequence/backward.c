@@ -262,7 +262,7 @@ static void project_back(struct run *run, size_t s, struct rnn_share share, size
                                                             .y = to + i * state});
     }
     if (share.size > 1) {
-        rnn_team_wait(team);
+        rnn_team_wait(team, rank);
         share = rnn_plan_share(&run->plan, run->rows, s, rank, team->size);
     }
     if (middle > 0)
@@ -278,7 +278,7 @@ static void project_back(struct run *run, size_t s, struct rnn_share share, size
                                    .ldy = stride * run->padded,
                                    .width = run->padded},
             share.rank, share.size);
-    if (share.size > 1) rnn_team_wait(team);
+    if (share.size > 1) rnn_team_wait(team, rank);
 }
 
 static void one_step(struct run *run, size_t s, rnn_team *team, int rank) {
@@ -291,7 +291,7 @@ static void one_step(struct run *run, size_t s, rnn_team *team, int rank) {
         share = rnn_plan_share(&run->plan, rows, s, rank, team->size); /* it may be smaller */
         run_stage(run, &stages[i], s, &share, 0, middle, 0);
         run_stage(run, &stages[i], s, &share, middle, end, 1);
-        if (share.size > 1) rnn_team_wait(team);
+        if (share.size > 1) rnn_team_wait(team, rank);
     }
 }
 
@@ -332,7 +332,7 @@ static void input_gradient(struct run *run, rnn_team *team, int rank) {
                                                    .rounded = d->low != NULL},
                             rank, team->size);
     if (!run->dx) return;
-    rnn_team_wait(team);
+    rnn_team_wait(team, rank);
     const struct rnn_share share = rnn_share_all(rank, team->size);
     rnn_rows_scatter(run->rows, run->dx, d->input, run->backward->reverse, run->first, run->last,
                      d->input, run->real_size, run->backward->add_dx, dx, &share);
@@ -446,12 +446,12 @@ static void one_chunk(struct run *run, rnn_team *team, int rank) {
         rnn_rows_gather(run->rows, &b->dy, b->reverse, run->first, run->last,
                         run->direction->output, run->real_size, run->dy, run->padded, &share);
     if (run->h_before) gather_states_before(run, rank, team->size);
-    rnn_team_wait(team);
+    rnn_team_wait(team, rank);
     for (size_t s = run->last; s-- > run->first;) one_step(run, s, team, rank);
-    rnn_team_wait(team);
+    rnn_team_wait(team, rank);
     if (b->dx.data) input_gradient(run, team, rank);
     parameter_gradients(run, team, rank);
-    rnn_team_wait(team);
+    rnn_team_wait(team, rank);
 }
 
 static void task(rnn_team *team, int rank, void *context) {
@@ -462,7 +462,7 @@ static void task(rnn_team *team, int rank, void *context) {
     one_chunk(run, team, rank);
     for (; first > 0; first = chunk_begin(run->rows, first)) {
         if (rank == 0) previous_chunk(run);
-        rnn_team_wait(team);
+        rnn_team_wait(team, rank);
         one_chunk(run, team, rank);
     }
     initial_gradient(run, rank, team->size);

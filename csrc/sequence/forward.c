@@ -246,7 +246,7 @@ static void input_part(struct run *run, size_t first, size_t last, rnn_team *tea
     const struct rnn_share share = rnn_share_all(rank, team->size);
     if (!run->lookup.count)
         multiply_input(run, input_of(run, first, first), at, end - begin, &share, rank);
-    rnn_team_wait(team);
+    rnn_team_wait(team, rank);
 }
 
 /* That of a thread's own rows, step by step. */
@@ -321,7 +321,7 @@ static void project(const struct run *run, const char *cell_out, struct states a
                                .ldy = share->step * after.ld,
                                .width = run->direction->output},
         share->rank, share->size);
-    if (share->size > 1) rnn_team_wait(team);
+    if (share->size > 1) rnn_team_wait(team, share->rank);
 }
 
 /* Share `rank` of `shares` of step s of the chunk that began at step `first`. */
@@ -376,7 +376,7 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
         rnn_step_take(&step, share.row, share.step, count, run->real_size);
         if (count > 0) rnn_step_run(&step, d, p);
         if (share.size == 1) continue;
-        rnn_team_wait(team);
+        rnn_team_wait(team, rank);
         share = rnn_plan_share(&run->plan, rows, s, rank, team->size); /* it may be smaller */
     }
     if (kept.cell_out && count > 0) project(run, kept.cell_out, after, &share, count, team);
@@ -490,7 +490,8 @@ static void one_chunk_beside(struct run *run, size_t first, size_t last, rnn_tea
     const int next = last < run->rows->steps;
     if (first == 0) gather_input(run, first, last, &share);
     if (next) gather_input(run, last, rnn_plan_chunk_end(&run->plan, run->rows, last), &share);
-    if (first == 0 || run->x_buffer || run->h) rnn_team_wait(team); /* else panels are its own */
+    if (first == 0 || run->x_buffer || run->h)
+        rnn_team_wait(team, rank); /* else panels are its own */
     if (first == 0) input_part(run, first, last, team, rank);
     const int size = team->size;
     if (rank < size) begin_beside(run, last, rank, size);
@@ -504,10 +505,10 @@ static void one_chunk_beside(struct run *run, size_t first, size_t last, rnn_tea
 /* The steps [first, last), their input part at once or with each step. */
 static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
     const int own = first < run->plan.own;
-    if (!own) rnn_team_wait(team); /* for the states before, and for the buffers */
+    if (!own) rnn_team_wait(team, rank); /* for the states before, and for the buffers */
     struct rnn_share share = rnn_plan_share(&run->plan, run->rows, first, rank, team->size);
     gather_input(run, first, last, &share);
-    if (!own) rnn_team_wait(team);
+    if (!own) rnn_team_wait(team, rank);
     if (own && first >= run->plan.fused)
         own_input_part(run, first, last, rank, team->size);
     else if (first >= run->plan.fused)
@@ -528,14 +529,14 @@ static void task(rnn_team *team, int rank, void *context) {
         steps_apart(run, team, share, shares);
     }
     if (run->plan.compact) {
-        rnn_team_wait(team);
+        rnn_team_wait(team, rank);
         if (rank == 0) sort_states(run, run->h_start, shares);
         if (rank == 0 && run->direction->cell->has_c) sort_states(run, run->c_start, shares);
-        rnn_team_wait(team);
+        rnn_team_wait(team, rank);
     }
     if (multiplies_table(run)) {
         rnn_lookup_multiply(&run->lookup, run->direction, run->looked_up, rank, team->size);
-        rnn_team_wait(team);
+        rnn_team_wait(team, rank);
     }
     for (size_t first = run->plan.apart, last; first < rows->steps; first = last) {
         last = rnn_plan_chunk_end(&run->plan, rows, first);

@@ -32,7 +32,7 @@ static void task(rnn_team *team, int rank, void *context) {
         rnn_team_share(ITEMS, 4, rank, team->size, &begin, &end);
         for (size_t i = begin; i < end; i++) atomic_fetch_add(&rounds->done[round][i], 1);
         if (rounds->stalling && rank == 1 && round < 4) lose_the_cpu();
-        rnn_team_wait(team);
+        rnn_team_wait(team, rank);
     }
     if (rank == 0) atomic_store(&rounds->smallest, team->size);
 }
@@ -52,6 +52,7 @@ static struct rounds *run(int threads, int elastic, int stalling) {
 void test_team(void) {
     for (int threads = 1; threads <= 5; threads++)
         for (int repeat = 0; repeat < 20; repeat++) free(run(threads, repeat % 2, 0));
+    for (int threads = 2; threads <= 5; threads++) free(run(threads, 0, 1)); /* who waits sleeps */
 }
 
 /* Stalled teams, until one is a team: alone for a while after a crowded moment of this machine. */
