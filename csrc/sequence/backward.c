@@ -491,8 +491,11 @@ rnn_status rnn_backward_run(const struct rnn_backward *b) {
     if (b->gradients && b->overwrite) rnn_parameter_gradients_zero(d, b->gradients, b->rows->total);
     if (b->dtable && !b->add_dtable && b->rows->total == 0)
         memset(b->dtable, 0, b->history->lookup.count * d->input * d->real_size);
-    rnn_rows_gather_state(b->rows, b->dhn, d->output, run.real_size, run.dh, run.padded);
-    rnn_rows_gather_state(b->rows, b->dcn, d->hidden, run.real_size, run.dc, run.padded);
+    const struct rnn_share all = rnn_share_all(0, 1);
+    rnn_rows_gather_state(b->rows, b->dhn, NULL, d->output, run.real_size, run.dh, run.padded,
+                          &all);
+    rnn_rows_gather_state(b->rows, b->dcn, NULL, d->hidden, run.real_size, run.dc, run.padded,
+                          &all);
     if (b->rows->total > 0) rnn_team_run(run.plan.threads, task, &run);
     if (b->dh0)
         rnn_rows_scatter_state(b->rows, run.dh, run.padded, d->output, run.real_size, b->dh0);

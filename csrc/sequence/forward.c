@@ -417,24 +417,15 @@ static void prefetch_step(const struct run *run, size_t next, const struct rnn_s
                           run->real_size, share);
 }
 
-/* States before the first step: those given, or each row the direction's own, or zeros. */
-static void initial_state(const struct run *run, const void *given, const void *own, size_t width,
-                          char *to, const struct rnn_share *share) {
-    const struct rnn_rows *rows = run->rows;
-    const size_t state = run->padded * run->real_size, bytes = width * run->real_size;
-    for (size_t k = 0; k < rnn_share_count(share, rows->rows); k++) {
-        const size_t i = share->begin + k * share->stride, row = share->row + k * share->step;
-        const char *from = given ? (const char *)given + rows->order[i] * bytes : own;
-        memset(to + row * state, 0, state);
-        if (from) memcpy(to + row * state, from, bytes);
-    }
-}
-
+/* States before the first step: those given, or the direction's own. */
 static void initial_states(const struct run *run, const struct rnn_share *share) {
     const struct rnn_forward *f = run->forward;
     const struct rnn_direction *d = run->direction;
-    initial_state(run, f->h0, d->h0, d->output, run->h_start, share);
-    if (d->cell->has_c) initial_state(run, f->c0, d->c0, d->hidden, run->c_start, share);
+    rnn_rows_gather_state(run->rows, f->h0, d->h0, d->output, run->real_size, run->h_start,
+                          run->padded, share);
+    if (d->cell->has_c)
+        rnn_rows_gather_state(run->rows, f->c0, d->c0, d->hidden, run->real_size, run->c_start,
+                              run->padded, share);
 }
 
 /* One of the shares of the leading steps in which no thread waits for another. */

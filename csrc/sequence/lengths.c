@@ -256,14 +256,16 @@ void rnn_rows_clear_padding(const struct rnn_rows *rows, size_t steps, size_t wi
     rnn_fence_uncached();
 }
 
-void rnn_rows_gather_state(const struct rnn_rows *rows, const void *state, size_t width,
-                           size_t real_size, void *packed, size_t ld) {
-    for (size_t i = 0; i < rows->rows; i++) {
-        char *to = (char *)packed + i * ld * real_size;
-        if (state)
-            memcpy(to, (const char *)state + rows->order[i] * width * real_size, width * real_size);
-        else
-            memset(to, 0, width * real_size);
+void rnn_rows_gather_state(const struct rnn_rows *rows, const void *state, const void *own,
+                           size_t width, size_t real_size, void *packed, size_t ld,
+                           const struct rnn_share *share) {
+    const size_t bytes = width * real_size, row = ld * real_size;
+    for (size_t k = 0; k < rnn_share_count(share, rows->rows); k++) {
+        const size_t i = share->begin + k * share->stride;
+        const char *from = state ? (const char *)state + rows->order[i] * bytes : own;
+        char *to = (char *)packed + (share->row + k * share->step) * row;
+        memset(to, 0, row);
+        if (from) memcpy(to, from, bytes);
     }
 }
 

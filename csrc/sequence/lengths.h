@@ -88,10 +88,12 @@ void rnn_rows_prefetch(const struct rnn_rows *rows, const rnn_sequence *array, i
 void rnn_rows_clear_padding(const struct rnn_rows *rows, size_t steps, size_t width,
                             size_t real_size, const rnn_sequence *array, int rank, int size);
 
-/* Copy states [B][width] between the caller's order and positions, rows `ld` apart at positions.
- * A NULL source gives zeros. */
-void rnn_rows_gather_state(const struct rnn_rows *rows, const void *state, size_t width,
-                           size_t real_size, void *packed, size_t ld);
+/* Copy states [B][width] between the caller's order and rows `ld` apart: those of a thread's share,
+ * or all at their positions. Where the caller gives none each row is `own`, or zeros if that is
+ * NULL too. */
+void rnn_rows_gather_state(const struct rnn_rows *rows, const void *state, const void *own,
+                           size_t width, size_t real_size, void *packed, size_t ld,
+                           const struct rnn_share *share);
 void rnn_rows_scatter_state(const struct rnn_rows *rows, const void *packed, size_t ld,
                             size_t width, size_t real_size, void *state);
 
