@@ -85,12 +85,14 @@ static size_t fused_steps(const struct rnn_direction *d, const struct rnn_rows *
     return steps;
 }
 
-/* Leading steps whose rows are each one thread's, the input part too. */
+/* Leading steps whose rows are each one thread's, the input part too: of ragged rows where they
+ * have a history, for in a chunk's buffers the rows of one thread lie where another's lay before.
+ */
 static size_t own_steps(const struct rnn_direction *d, const struct rnn_rows *rows,
-                        const struct rnn_plan *plan) {
+                        const struct rnn_plan *plan, int training) {
     const double bytes = step_work(d, 1) * (double)d->real_size;
     if (plan->threads == 1 || bytes > FUSED_WEIGHTS) return 0;
-    return plan->by_rows ? rows->steps : plan->dealt;
+    return plan->by_rows ? rows->steps : training ? plan->dealt : 0;
 }
 
 /* Rows of the input part that steps of one row compute beside their own products; 0: none. */
@@ -131,7 +133,7 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
         result.fused = fused_steps(d, rows, &result);
     const size_t alone = result.threads == 1 || result.by_rows ? result.fused : result.dealt;
     result.apart = alone < result.fused ? alone : result.fused;
-    result.own = looked_up ? 0 : own_steps(d, rows, &result);
+    result.own = looked_up ? 0 : own_steps(d, rows, &result, training);
     result.compact = !training && result.dealt > 0 && result.apart > 0;
     if (!training && !looked_up)
         plan_beside(&result, rows->steps, rows_beside(d, rows, result.threads));

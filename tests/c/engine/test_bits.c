@@ -151,6 +151,39 @@ void test_threads(void) {
     }
 }
 
+/* Ragged rows without a history, of many chunks, whose buffers threads take in turn. */
+void test_ragged_chunks(void) {
+    static int64_t lengths[9];
+    for (size_t b = 0; b < 9; b++) lengths[b] = (int64_t)(300 - 31 * b);
+    for (size_t k = 0; k < CELLS; k++) {
+        struct problem p = {.cell = cells[k].cell,
+                            .varied = cells[k].varied,
+                            .dtype = RNN_FLOAT64,
+                            .directions = 1,
+                            .bias = 1,
+                            .steps = 300,
+                            .rows = 9,
+                            .input = 24,
+                            .hidden = 64,
+                            .lengths = lengths,
+                            .threads = 1};
+        context = cells[k].name;
+        rnn_engine *engine = new_engine(NULL, RNN_GEMM_PACKED);
+        const size_t bytes = layout_of(&p).outputs * real_size(p.dtype);
+        void *inputs = new_inputs(&p, 3), *one = allocate(bytes, 1), *many = allocate(bytes, 1);
+        NEED(forward(engine, &p, inputs, one, NULL));
+        for (int repeat = 0; repeat < 8; repeat++) {
+            p.threads = 2 + repeat % 2;
+            NEED(forward(engine, &p, inputs, many, NULL));
+            CHECK(memcmp(one, many, bytes) == 0, "%d threads: outputs differ", p.threads);
+        }
+        free(inputs);
+        free(one);
+        free(many);
+        rnn_engine_free(engine);
+    }
+}
+
 /* The part of a flat vector that belongs to row b: copied to or from the problem of that row alone.
  */
 static void copy_row(const struct problem *p, const struct problem *alone, size_t b, int outputs,
