@@ -25,7 +25,7 @@
 #endif
 
 enum {
-    TEAM_MAX = 256,      /* threads */
+    TEAM_MAX = 256,      /* threads: the places of all are on the caller's stack */
     SPINS = 20000,       /* about 200 us of pauses, above the imbalance of a chunk's products: a
                             virtual CPU that was left to sleep may take as long to come back */
     STALLS_CROWDED = 2,  /* stalls of a call from which on an elastic team shrinks */

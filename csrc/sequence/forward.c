@@ -523,7 +523,6 @@ static void task(rnn_team *team, int rank, void *context) {
         rnn_team_wait(team, rank);
         if (rank == 0) sort_states(run, run->h_start, shares);
         if (rank == 0 && run->direction->cell->has_c) sort_states(run, run->c_start, shares);
-        rnn_team_wait(team, rank);
     }
     if (multiplies_table(run)) {
         rnn_lookup_multiply(&run->lookup, run->direction, run->looked_up, rank, team->size);
