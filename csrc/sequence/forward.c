@@ -428,6 +428,20 @@ static void initial_states(const struct run *run, const struct rnn_share *share)
                               run->padded, share);
 }
 
+/* The same while step s of a chunk is computed: where its states go when the chunk ends, and of the
+ * chunk that begins at step `next` the input of a step as far into it. */
+static void prefetch_chunks(const struct run *run, size_t first, size_t s, size_t next,
+                            const struct rnn_share *share) {
+    const struct rnn_forward *f = run->forward;
+    const size_t ahead = next + (s - first);
+    if (run->x_buffer && ahead < run->rows->steps)
+        rnn_rows_prefetch(run->rows, &f->x, f->reverse, ahead, run->direction->input,
+                          run->real_size, share);
+    if (run->h)
+        rnn_rows_prefetch(run->rows, &f->y, f->reverse, s, run->direction->output, run->real_size,
+                          share);
+}
+
 /* One of the shares of the leading steps in which no thread waits for another. */
 static void steps_apart(struct run *run, rnn_team *team, int rank, int shares) {
     for (size_t s = 0; s < run->plan.apart; s++) {
@@ -504,7 +518,10 @@ static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team
         own_input_part(run, first, last, rank, team->size);
     else if (first >= run->plan.fused)
         input_part(run, first, last, team, rank);
-    for (size_t s = first; s < last; s++) one_step(run, first, s, team, rank, team->size);
+    for (size_t s = first; s < last; s++) {
+        prefetch_chunks(run, first, s, last, &share);
+        one_step(run, first, s, team, rank, team->size);
+    }
     share = rnn_plan_share(&run->plan, run->rows, first, rank, team->size); /* it may be smaller */
     if (run->h) give_chunk(run, first, last, &share);
 }
