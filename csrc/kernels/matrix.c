@@ -9,8 +9,8 @@
 #include "kernels/blas.h"
 
 enum {
-    GRADIENT_ROWS = 512,     /* rows of a block: its panel of b, 128 KiB of float, stays in L2 */
-    LOW_GRADIENT_ROWS = 1024 /* the same bytes in bfloat16 */
+    GRADIENT_ROWS = 832, /* rows of a block: its panel of b, 208 KiB of float, stays in L2 */
+    LOW_GRADIENT_ROWS = 2 * GRADIENT_ROWS /* the same bytes in bfloat16 */
 };
 
 static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }

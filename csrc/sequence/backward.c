@@ -7,8 +7,6 @@
 #include "core/status.h"
 #include "sequence/gradients.h"
 
-enum { CHUNK_ROWS = 512 }; /* packed rows: their gate gradients stay in cache for the products */
-
 /* Everything the threads of one run share. Rows of states are `padded` apart. The buffers of packed
  * rows hold a chunk of steps; those of gate gradients also the step after it. */
 struct run {
@@ -37,17 +35,12 @@ static size_t dgates_width(const struct rnn_phase_weights *phase, size_t padded)
     return padded * phase->info->inputs;
 }
 
-/* Packed rows of a chunk at most: its steps are as many as fit, at least one. */
-static size_t chunk_rows(const struct rnn_rows *rows) {
-    const size_t limit = rows->rows > CHUNK_ROWS ? rows->rows : CHUNK_ROWS;
-    return limit < rows->total ? limit : rows->total;
-}
-
 /* Where the chunk begins that ends before step `last`. What is left is cut into equal parts: the
  * products over a chunk of few rows cost more than their share. */
-static size_t chunk_begin(const struct rnn_rows *rows, size_t last) {
-    const size_t left = rows->offset[last], parts = (left + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    return rnn_rows_chunk_begin(rows, last, (left + parts - 1) / parts);
+static size_t chunk_begin(const struct run *run, size_t last) {
+    const size_t left = run->rows->offset[last], most = run->plan.chunk_rows;
+    const size_t parts = (left + most - 1) / most;
+    return rnn_rows_chunk_begin(run->rows, last, (left + parts - 1) / parts);
 }
 
 /* Whether the gradient of the input can be written where the caller wants it, rows *ld apart. */
@@ -68,7 +61,7 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     const struct rnn_direction *d = run->direction;
     const struct rnn_backward *b = run->backward;
     const size_t batch = run->rows->rows, size = run->real_size, state = run->padded * size;
-    const size_t rows = chunk_rows(run->rows);
+    const size_t rows = run->plan.chunk_rows;
 #define PIECE(target, count, each)                             \
     do {                                                       \
         if (take)                                              \
@@ -109,10 +102,10 @@ static size_t chunk_row(const struct run *run, size_t s, size_t i) {
 static void clear_padding(struct run *run) {
     const struct rnn_direction *d = run->direction;
     if (rnn_projects(d))
-        memset(run->dprojected, 0, chunk_rows(run->rows) * run->padded * run->real_size);
+        memset(run->dprojected, 0, run->plan.chunk_rows * run->padded * run->real_size);
     if (d->padded == d->hidden) return;
     for (size_t p = 0; p < d->cell->phases; p++) {
-        const size_t rows = chunk_rows(run->rows) + run->rows->rows;
+        const size_t rows = run->plan.chunk_rows + run->rows->rows;
         const size_t bytes = rows * dgates_width(&d->phase[p], run->padded) * run->operand_size;
         memset(run->dgates[p], 0, bytes);
         if (run->dgates_h[p] != run->dgates[p]) memset(run->dgates_h[p], 0, bytes);
@@ -429,7 +422,7 @@ static void parameter_gradients(struct run *run, const rnn_team *team, int rank)
 static void previous_chunk(struct run *run) {
     const size_t rows = run->rows->active[run->first];
     run->last = run->first;
-    run->first = chunk_begin(run->rows, run->last);
+    run->first = chunk_begin(run, run->last);
     for (size_t p = 0; p < run->direction->cell->phases; p++) {
         const size_t bytes =
             dgates_width(&run->direction->phase[p], run->padded) * run->operand_size;
@@ -460,7 +453,7 @@ static void task(rnn_team *team, int rank, void *context) {
     if (rank == 0) team->elastic = !run->plan.by_rows;
     rnn_parameter_gradients_clear(&run->gradients, team, rank);
     one_chunk(run, team, rank);
-    for (; first > 0; first = chunk_begin(run->rows, first)) {
+    for (; first > 0; first = chunk_begin(run, first)) {
         if (rank == 0) previous_chunk(run);
         rnn_team_wait(team, rank);
         one_chunk(run, team, rank);
@@ -482,7 +475,7 @@ rnn_status rnn_backward_run(const struct rnn_backward *b) {
         .operand_size = rnn_operand_size(d),
         .last = b->rows->steps};
     size_t bytes = 0;
-    if (b->rows->total > 0) run.first = chunk_begin(b->rows, run.last);
+    if (b->rows->total > 0) run.first = chunk_begin(&run, run.last);
     rnn_parameter_gradients_plan(&run.gradients, b, run.plan.threads);
     RNN_TRY(pieces(&run, 0, &bytes));
     RNN_TRY(rnn_arena_create(&run.arena, d->engine->pool, bytes));

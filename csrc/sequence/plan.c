@@ -21,8 +21,12 @@ enum {
                                    of one row waits for them, */
     BESIDE_SHARED = 160 << 10,  /* and of each of several threads, which wait for each other too, */
     BESIDE_MOST = 10 << 20,     /* while these bytes of both come from a cache for certain, */
-    BESIDE_WORDS = 80           /* and a panel has so many inner words: a tile's sums are kept from
+    BESIDE_WORDS = 80,          /* and a panel has so many inner words: a tile's sums are kept from
                                    one to the next */
+    GRADIENT_ROWS = 512,        /* of a chunk backwards: their gate gradients stay in cache for the
+                                   products over all of them; */
+    GRADIENT_ROWS_OF_LARGE = 832, /* more where the sums of these products do not stay there, */
+    LARGE_GRADIENTS = 1 << 20     /* bytes */
 };
 
 /* Time of a multiply-add and bytes of a weight, as a part of those of a real. */
@@ -142,7 +146,12 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
 
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                   int threads, int looked_up) {
-    return plan(d, rows, threads, looked_up);
+    struct rnn_plan result = plan(d, rows, threads, looked_up);
+    const double bytes = step_work(d, 1) * (double)d->real_size;
+    size_t most = bytes > LARGE_GRADIENTS ? GRADIENT_ROWS_OF_LARGE : GRADIENT_ROWS;
+    if (most < rows->rows) most = rows->rows; /* one step at least */
+    result.chunk_rows = most < rows->total ? most : rows->total;
+    return result;
 }
 
 size_t rnn_plan_chunk_end(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t first) {

@@ -18,7 +18,8 @@ struct rnn_plan {
     size_t apart; /* of these, so many in which no thread waits for another */
     size_t own;   /* forward: so many steps, from the first on, in which a thread computes the input
                      part of its own rows: what it reads no other has written */
-    size_t chunk_rows; /* of the others it is computed for so many packed rows at once, at most, */
+    size_t chunk_rows; /* of the others it is computed for so many packed rows at once, at most,
+                          as all products over steps are backwards, */
     size_t beside; /* or, 0: not, for so many beside the steps of the chunk before, but for the */
     size_t first;  /* first chunk's */
 };
