@@ -187,6 +187,10 @@ def _measure_the_rest(measured, names, patience):
     threads, seconds = measured["threads"], measured["seconds"]
     patience.wait(threads[-1])
     print("calls from C", file=sys.stderr, flush=True)
+    version = engine_calls.onednn_version()
+    measured["versions" if version else "missing"]["oneDNN, called from C"] = (
+        version or "not installed"
+    )
     measured["engine_calls"] = [
         call for count in threads for call in engine_calls.measure(count, seconds)
     ]

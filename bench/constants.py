@@ -1,4 +1,4 @@
-"""What C libraries reached that are not in the race: measured earlier, on one kind of machine.
+"""What C libraries reached that may not be in the race: measured earlier, on one kind of machine.
 
 Two cores of an AMD EPYC (Zen 4, 3.68 GHz, AVX-512, 1 MiB L2 a core, 32 MiB L3), medians, float32
 unless said, I = H. Nothing here was measured in the run that reports it, and on machines of another

@@ -1,6 +1,7 @@
-"""The engine called from C: what `bench.constants` is compared with.
+"""The engine called from C, and oneDNN's own primitives beside it where these are installed.
 
-Runs in a process of its own, `python -m bench.engine_calls THREADS SECONDS`, and prints JSON.
+Runs in a process of its own, `python -m bench.engine_calls THREADS SECONDS`, and prints JSON. Other
+C libraries are compared with what `bench.constants` keeps of them.
 """
 # SPDX-License-Identifier: Apache-2.0
 
@@ -10,15 +11,40 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
-from bench import constants
+import numpy as np
+
+from bench import constants, stats
+from bench.agreement import TOLERANCES
 from bench.ceilings import compile_c
 from bench.processes import ROOT, cpus, environment
 
 CELLS = {"rnn": 0, "lstm": 2, "gru": 3}  # enum rnn_cell
 INT8 = 2  # enum rnn_weight_format
-SOURCES = [ROOT / "bench" / "engine" / name for name in ("timing.c", "model.c")]
+ENGINE = ROOT / "bench" / "engine"
+FLAGS = ["-std=gnu11", "-shared", "-fPIC", f"-I{ROOT / 'csrc' / 'include'}"]
+ONEDNN = "onednn-cpu-gomp"  # the distribution; `onednn-devel-cpu-gomp` has the headers
+ROWS, STEPS = 32, 50  # of a training step
+TURNS = 15
+
+
+class Call(ctypes.Structure):
+    """`struct call` of `call.h`."""
+
+    _fields_ = (
+        ("once", ctypes.c_void_p),
+        ("release", ctypes.c_void_p),
+        ("state", ctypes.c_void_p),
+        ("outputs", ctypes.POINTER(ctypes.c_float) * 2),
+        ("counts", ctypes.c_size_t * 2),
+    )
+
+    def arrays(self):
+        """What it computed."""
+        pairs = zip(self.outputs, self.counts, strict=True)
+        return [np.ctypeslib.as_array(data, (count,)) for data, count in pairs if count]
 
 
 def measure(threads, seconds):
@@ -28,13 +54,23 @@ def measure(threads, seconds):
     -------
     list of dict
         kind ("step", "int8 step", "training"), cell, hidden, threads, seconds; seconds is None
-        where the engine has no such call.
+        where the engine has no such call. With oneDNN also its own `onednn` seconds, `ratio`
+        (theirs over ours, turn by turn) and the largest `difference` of outputs that both have.
     """
     command = [sys.executable, "-m", "bench.engine_calls", str(threads), str(seconds)]
     result = subprocess.run(
         command, cwd=ROOT, env=environment(threads), stdout=subprocess.PIPE, check=True
     )
     return json.loads(result.stdout)
+
+
+def onednn_version():
+    """Version of oneDNN, None where it or its headers are not installed."""
+    headers = Path(sys.prefix, "include", "oneapi", "dnnl", "dnnl.h")
+    try:
+        return metadata.version(ONEDNN) if headers.exists() else None
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _calls(threads):
@@ -49,31 +85,111 @@ def _calls(threads):
             yield "training", "gru", hidden
 
 
+def _library(folder, name, flags):
+    path = Path(folder, f"{name}.so")
+    compile_c([ENGINE / f"{name}.c", ENGINE / "model.c"], path, [*FLAGS, *flags, "-lm", "-ldl"])
+    return ctypes.CDLL(str(path))
+
+
+CALL = ctypes.POINTER(Call)
+
+
+def _declare(function, *arguments, returns=CALL):
+    function.restype, function.argtypes = returns, arguments
+    return function
+
+
+class Engine:
+    """Makes our calls; the engine is the extension's, compiled as it is released."""
+
+    def __init__(self, folder):
+        from rnncore import _engine
+
+        ctypes.CDLL(_engine.__file__, mode=ctypes.RTLD_GLOBAL)  # timing.c finds its functions
+        library = _library(folder, "timing", [])
+        size = ctypes.c_size_t
+        self._step = _declare(library.bench_step, ctypes.c_int, size, ctypes.c_int)
+        self._training = _declare(
+            library.bench_training, ctypes.c_int, size, size, size, ctypes.c_int
+        )
+        self.seconds = _declare(library.bench_seconds, CALL, size, returns=ctypes.c_double)
+        self.release = _declare(library.bench_release, CALL, returns=None)
+
+    def call(self, kind, cell, hidden, threads):
+        """A call; false where the engine has none."""
+        if kind == "training":
+            return self._training(CELLS[cell], hidden, ROWS, STEPS, threads)
+        return self._step(CELLS[cell], hidden, INT8 if kind == "int8 step" else 0)
+
+
+class OneDNN:
+    """Makes those of oneDNN."""
+
+    def __init__(self, folder):
+        root = Path(sys.prefix)
+        where = [f"-I{root / 'include'}", f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}"]
+        library = _library(folder, "onednn", [*where, "-ldnnl"])
+        size = ctypes.c_size_t
+        self._training = _declare(library.onednn_gru_training, size, size, size)
+        self._int8_step = _declare(library.onednn_int8_step, size)
+
+    def call(self, kind, hidden):
+        """A call; None for what it is not compared in."""
+        if kind == "training":
+            return self._training(hidden, ROWS, STEPS)
+        return self._int8_step(hidden) if kind == "int8 step" else None
+
+
+def _take_turns(engine, calls, budget):
+    """Seconds of each call, turn by turn, about `budget` seconds in all."""
+    repeats = []
+    for call in calls:
+        engine.seconds(call, 1)
+        once = min(engine.seconds(call, 1) for _ in range(3))
+        repeats.append(max(1, int(budget / TURNS / len(calls) / once)))
+    taken = [[] for _ in calls]
+    for turn in range(TURNS):
+        for k in range(len(calls)):
+            k = (k + turn) % len(calls)
+            engine.seconds(calls[k], max(1, repeats[k] // 10))
+            taken[k].append(engine.seconds(calls[k], repeats[k]))
+    return taken
+
+
+def _difference(calls):
+    """Largest difference of the arrays that both have, as a share of the largest value."""
+    ours, theirs = (call.contents.arrays() for call in calls)
+    pairs = zip(ours, theirs, strict=False)
+    return max((float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs), default=0.0)
+
+
+def _time(engine, peer, kind, cell, hidden, threads, budget):
+    row = {"kind": kind, "cell": cell, "hidden": hidden, "threads": threads, "seconds": None}
+    calls = [engine.call(kind, cell, hidden, threads), peer and peer.call(kind, hidden)]
+    if calls[0]:
+        calls = [call for call in calls if call]
+        ours, *theirs = _take_turns(engine, calls, budget)
+        row["seconds"] = stats.median(ours)
+        if theirs:
+            row["onednn"] = stats.median(theirs[0])
+            row["ratio"] = stats.paired_ratio(ours, theirs[0])
+            row["difference"] = _difference(calls)
+            if row["difference"] > TOLERANCES["gradients", "float32"]:
+                raise SystemExit(f"bench: oneDNN computes something else: {row}")
+    for call in calls:
+        if call:
+            engine.release(call)
+    return row
+
+
 def main(threads, seconds):
-    """Time them here; the engine is the extension's, compiled as it is released."""
+    """Time them here."""
     if cpus(threads):
         os.sched_setaffinity(0, cpus(threads))
-    from rnncore import _engine
-
-    ctypes.CDLL(_engine.__file__, mode=ctypes.RTLD_GLOBAL)  # so that timing.c finds its functions
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "timing.so")
-        flags = ["-std=gnu11", "-shared", "-fPIC", f"-I{ROOT / 'csrc' / 'include'}", "-lm", "-ldl"]
-        compile_c(SOURCES, path, flags)
-        library = ctypes.CDLL(str(path))
-    step, training = library.bench_step, library.bench_training
-    step.restype = training.restype = ctypes.c_double
-    step.argtypes = [ctypes.c_int, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_double]
-    training.argtypes = [ctypes.c_int, *[ctypes.c_size_t] * 3, ctypes.c_int, ctypes.c_double]
-    found = []
-    for kind, cell, hidden in _calls(threads):
-        if kind == "training":
-            taken = training(CELLS[cell], hidden, 32, 50, threads, seconds)
-        else:
-            weights = INT8 if kind == "int8 step" else 0
-            taken = step(CELLS[cell], hidden, weights, threads, seconds)
-        row = {"kind": kind, "cell": cell, "hidden": hidden, "threads": threads}
-        found.append(row | {"seconds": taken if taken >= 0 else None})
+        engine = Engine(folder)
+        peer = OneDNN(folder) if onednn_version() else None
+        found = [_time(engine, peer, *call, threads, seconds) for call in _calls(threads)]
     print(json.dumps(found))
 
 

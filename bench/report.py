@@ -208,12 +208,14 @@ def _engine_calls(measured):
             call["hidden"],
             call["threads"],
             duration(call["seconds"]) if call["seconds"] else "not available",
+            *((duration(call["onednn"]), ratio(call["ratio"])) if "ratio" in call else "--"),
         ]
         for call in measured.get("engine_calls", [])
     ]
     if not rows:
         return ""
-    return "## The engine called from C\n\n" + table(["call", "H", "threads", OURS], rows)
+    head = ["call", "H", "threads", OURS, "oneDNN", "ratio"]
+    return "## The engine called from C\n\n" + table(head, rows)
 
 
 def _crowded(measured):

@@ -327,6 +327,13 @@ def test_bars_of_constants_and_costs():
     assert judged(measured, "C step / RTNeural").met is True
     assert judged(measured, "C step / RTNeural").aimed is False
     assert judged(measured, "C int8 LSTM step / oneDNN").met is None
+    raced = {"kind": "training", "cell": "gru", "hidden": 512, "threads": 1, "seconds": 0.2}
+    measured["engine_calls"] += [raced | {"onednn": 0.21, "ratio": 1.04}]
+    bar = judged(measured, "C GRU training B=32 T=50 / oneDNN")
+    assert (bar.met, bar.aimed) == (True, False)  # though both are slower than the constant
+    assert "200 ms / 210 ms = 1.04x" in bar.figure
+    measured["engine_calls"][-1]["ratio"] = 0.99
+    assert judged(measured, "C GRU training B=32 T=50 / oneDNN").met is False
     measured["ceilings"] = [["fma_avx2", 1, 2 * constants.PEAK]]
     elsewhere = judged(measured, "C step / RTNeural")
     assert elsewhere.met is None

@@ -17,7 +17,7 @@ void need(rnn_status status) {
     exit(1);
 }
 
-static void *memory(size_t bytes) {
+void *need_memory(size_t bytes) {
     void *found = calloc(bytes + !bytes, 1);
     if (!found) {
         fprintf(stderr, "bench: no memory\n");
@@ -27,7 +27,7 @@ static void *memory(size_t bytes) {
 }
 
 float *new_array(size_t count, float scale) {
-    float *array = memory(count * sizeof *array);
+    float *array = need_memory(count * sizeof *array);
     uint64_t state = 2024;
     for (size_t k = 0; k < count; k++) {
         state = state * 6364136223846793005u + 1442695040888963407u;
@@ -48,7 +48,7 @@ static rnn_gradients parts(const struct model *model, float *array) {
 
 struct model *model_create(rnn_cell cell, size_t hidden, int directions, size_t rows,
                            size_t steps) {
-    struct model *model = memory(sizeof *model);
+    struct model *model = need_memory(sizeof *model);
     *model = (struct model){
         .cell = cell, .hidden = hidden, .rows = rows, .steps = steps, .directions = directions};
     model->parameters = new_array(2 * model_parameters(model), 1.0f / sqrtf((float)hidden));

@@ -38,6 +38,9 @@ void model_train(const struct model *model, const rnn_engine *engine, float *gra
 /* The engine for an instruction set, NULL: the best one. Exits with the engine's words. */
 rnn_engine *new_engine(const char *isa);
 
+/* Zeroed memory; exits when there is none. */
+void *need_memory(size_t bytes);
+
 /* Exit with the engine's words unless the status is RNN_OK. */
 void need(rnn_status status);
 
