@@ -260,6 +260,14 @@ def _is_like_constants(measured):
     return abs(found.peak("float32", 1) / constants.PEAK - 1) <= 0.1
 
 
+def _pairs_figure(ratios):
+    """`ratios` are (ratio, what, our seconds, theirs)."""
+    return ", ".join(
+        f"{what} {duration(ours)} / {duration(theirs)} = {ratio:.2f}x"
+        for ratio, what, ours, theirs in ratios
+    )
+
+
 def _against_constants(workload, pairs, aim, alike):
     """`pairs` are (what, our seconds, theirs), ours may be None; judged on an `alike` machine."""
     must = "not slower at any size (constants measured earlier, not in this run)"
@@ -267,10 +275,7 @@ def _against_constants(workload, pairs, aim, alike):
     if not ratios:
         return Bar(workload, must, "-", None, f"{aim:g}x")
     worst = min(ratio for ratio, *_ in ratios)
-    figure = ", ".join(
-        f"{what} {duration(ours)} / {duration(theirs)} = {ratio:.2f}x"
-        for ratio, what, ours, theirs in ratios
-    )
+    figure = _pairs_figure(ratios)
     if not alike:
         figure += "; this is another kind of machine: not judged"
         return Bar(workload, must, figure, None, f"{aim:g}x")
@@ -307,16 +312,16 @@ def _onednn(calls, alike):
 
 def _against_onednn(workload, calls, alike):
     """`calls` are {what: (row, seconds measured earlier)}: in turns where both were timed so."""
-    raced = {what: call for what, (call, _) in calls.items() if call.get("ratio")}
+    raced = [
+        (call["ratio"], what, call["seconds"], call["onednn"])
+        for what, (call, _) in calls.items()
+        if call.get("ratio")
+    ]
     if not raced:
         pairs = [(what, call["seconds"], earlier) for what, (call, earlier) in calls.items()]
         return _against_constants(workload, pairs, 1.1, alike)
-    worst = min(call["ratio"] for call in raced.values())
-    figure = ", ".join(
-        f"{what} {duration(call['seconds'])} / {duration(call['onednn'])} = {call['ratio']:.2f}x"
-        for what, call in raced.items()
-    )
-    return Bar(workload, "not slower at any size", figure, worst >= 1.0, "1.1x", worst >= 1.1)
+    worst, must = min(raced)[0], "not slower at any size"
+    return Bar(workload, must, _pairs_figure(raced), worst >= 1.0, "1.1x", worst >= 1.1)
 
 
 # ---- company and costs ----------------------------------------------------------------------

@@ -208,7 +208,8 @@ def _engine_calls(measured):
             call["hidden"],
             call["threads"],
             duration(call["seconds"]) if call["seconds"] else "not available",
-            *((duration(call["onednn"]), ratio(call["ratio"])) if "ratio" in call else "--"),
+            duration(call["onednn"]) if "onednn" in call else "-",
+            ratio(call["ratio"]) if "ratio" in call else "-",
         ]
         for call in measured.get("engine_calls", [])
     ]

@@ -6,6 +6,7 @@
 #include <oneapi/dnnl/dnnl.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "call.h"

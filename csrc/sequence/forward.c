@@ -405,15 +405,16 @@ static void give_chunk(struct run *run, size_t first, size_t last, const struct 
     if (!run->history) keep_states(run, first, last, share);
 }
 
-/* Ask for what a thread will gather at step `next`, and for where it will scatter the states of
- * the step before: both come while that step is computed. */
-static void prefetch_step(const struct run *run, size_t next, const struct rnn_share *share) {
+/* Ask for what a thread will gather at step `coming`, if that is before `end`, and for where it
+ * will scatter the states of step `done`: both come while that step is computed. */
+static void prefetch_steps(const struct run *run, size_t coming, size_t end, size_t done,
+                           const struct rnn_share *share) {
     const struct rnn_forward *f = run->forward;
-    if (run->x_buffer && next < run->plan.fused)
-        rnn_rows_prefetch(run->rows, &f->x, f->reverse, next, run->direction->input, run->real_size,
-                          share);
+    if (run->x_buffer && coming < end)
+        rnn_rows_prefetch(run->rows, &f->x, f->reverse, coming, run->direction->input,
+                          run->real_size, share);
     if (run->h)
-        rnn_rows_prefetch(run->rows, &f->y, f->reverse, next - 1, run->direction->output,
+        rnn_rows_prefetch(run->rows, &f->y, f->reverse, done, run->direction->output,
                           run->real_size, share);
 }
 
@@ -428,27 +429,13 @@ static void initial_states(const struct run *run, const struct rnn_share *share)
                               run->padded, share);
 }
 
-/* The same while step s of a chunk is computed: where its states go when the chunk ends, and of the
- * chunk that begins at step `next` the input of a step as far into it. */
-static void prefetch_chunks(const struct run *run, size_t first, size_t s, size_t next,
-                            const struct rnn_share *share) {
-    const struct rnn_forward *f = run->forward;
-    const size_t ahead = next + (s - first);
-    if (run->x_buffer && ahead < run->rows->steps)
-        rnn_rows_prefetch(run->rows, &f->x, f->reverse, ahead, run->direction->input,
-                          run->real_size, share);
-    if (run->h)
-        rnn_rows_prefetch(run->rows, &f->y, f->reverse, s, run->direction->output, run->real_size,
-                          share);
-}
-
 /* One of the shares of the leading steps in which no thread waits for another. */
 static void steps_apart(struct run *run, rnn_team *team, int rank, int shares) {
     for (size_t s = 0; s < run->plan.apart; s++) {
         const struct rnn_share share = rnn_plan_share(&run->plan, run->rows, s, rank, shares);
         if (s == 0 && run->plan.compact) initial_states(run, &share);
         gather_input(run, s, s + 1, &share);
-        prefetch_step(run, s + 1, &share);
+        prefetch_steps(run, s + 1, run->plan.fused, s, &share);
         one_step(run, s, s, team, rank, shares);
         if (run->h) give_chunk(run, s, s + 1, &share);
     }
@@ -519,7 +506,7 @@ static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team
     else if (first >= run->plan.fused)
         input_part(run, first, last, team, rank);
     for (size_t s = first; s < last; s++) {
-        prefetch_chunks(run, first, s, last, &share);
+        prefetch_steps(run, last + (s - first), run->rows->steps, s, &share); /* next chunk's x */
         one_step(run, first, s, team, rank, team->size);
     }
     share = rnn_plan_share(&run->plan, run->rows, first, rank, team->size); /* it may be smaller */

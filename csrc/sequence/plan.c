@@ -23,9 +23,9 @@ enum {
     BESIDE_MOST = 10 << 20,     /* while these bytes of both come from a cache for certain, */
     BESIDE_WORDS = 80,          /* and a panel has so many inner words: a tile's sums are kept from
                                    one to the next */
-    GRADIENT_ROWS = 512,        /* of a chunk backwards: their gate gradients stay in cache for the
+    BACKWARD_ROWS = 512,        /* of a chunk backwards: their gate gradients stay in cache for the
                                    products over all of them; */
-    GRADIENT_ROWS_OF_LARGE = 832, /* more where the sums of these products do not stay there, */
+    BACKWARD_ROWS_OF_LARGE = 832, /* more where the sums of these products do not stay there, */
     LARGE_GRADIENTS = 1 << 20     /* bytes */
 };
 
@@ -148,7 +148,7 @@ struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rn
                                   int threads, int looked_up) {
     struct rnn_plan result = plan(d, rows, threads, looked_up);
     const double bytes = step_work(d, 1) * (double)d->real_size;
-    size_t most = bytes > LARGE_GRADIENTS ? GRADIENT_ROWS_OF_LARGE : GRADIENT_ROWS;
+    size_t most = bytes > LARGE_GRADIENTS ? BACKWARD_ROWS_OF_LARGE : BACKWARD_ROWS;
     if (most < rows->rows) most = rows->rows; /* one step at least */
     result.chunk_rows = most < rows->total ? most : rows->total;
     return result;
