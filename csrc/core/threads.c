@@ -32,7 +32,8 @@ enum {
     PATIENCE = 10000000, /* ns to lose before a caller works alone */
     LATE = 500000,       /* ns that a thread begins after its call: it had no CPU until then */
     LOST_MIN = 20000,    /* ns a call waited for threads without a CPU, to say that it is crowded */
-    LOST_MAX = 6000000,  /* ns that count of one call: threads that woke up on one CPU then part */
+    LOST_MAX = 6000000,  /* ns that count of one call: it may have been by chance */
+    CALM = 500000000,    /* ns without a loss after which the CPUs of an earlier team are its own */
     ALONE_MIN = 100000000, /* ns that a caller then works alone, twice as long each time that it */
     ALONE_MAX = 800000000  /* finds the CPUs still crowded, up to this: they may be free again */
 };
@@ -146,19 +147,48 @@ static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
 }
 
 #ifdef _OPENMP
+/* The system may wake a thread where the one is that wakes it while another CPU rests, for a
+ * hypervisor calls a virtual CPU that rests a busy one. The two would then take turns, milliseconds
+ * each: neither may begin where the other is. */
+#if defined(__linux__)
+static _Thread_local cpu_set_t taken; /* where the others of this thread's last team were */
+
+/* Leave the CPU that one of them was on, for one where none was; this thread's CPUs stay the same.
+ * But where teams have lost something lately another program may be there. */
+static void leave_others(int64_t began) {
+    const int cpu = sched_getcpu();
+    cpu_set_t allowed, free_ones;
+    if (cpu < 0 || !CPU_ISSET(cpu, &taken) || began - lost_last < CALM) return;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    CPU_AND(&free_ones, &allowed, &taken);
+    CPU_XOR(&free_ones, &allowed, &free_ones);
+    if (CPU_COUNT(&free_ones) == 0) return;
+    if (sched_setaffinity(0, sizeof free_ones, &free_ones) == 0)
+        sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
+static void remember_others(const rnn_team *team, int threads) {
+    CPU_ZERO(&taken);
+    for (int rank = 1; rank < threads; rank++)
+        if (team->places[rank].cpu >= 0) CPU_SET((size_t)team->places[rank].cpu, &taken);
+}
+#else
+static void leave_others(int64_t began) { (void)began; }
+static void remember_others(const rnn_team *team, int threads) { (void)team, (void)threads; }
+#endif
+
 /* Leave the CPU that the caller was on, if this thread woke up there: its CPUs are from now on
- * those of the caller but for that one. The system may wake a thread where the one is that wakes it
- * while another CPU rests, for a hypervisor calls a virtual CPU that rests a busy one; the two
- * would then take turns, milliseconds each. */
-static void leave_caller(pthread_t caller, int cpu) {
+ * those of the caller but for that one. Returns whether it did. */
+static int leave_caller(pthread_t caller, int cpu) {
 #if defined(__linux__)
     cpu_set_t allowed;
-    if (sched_getcpu() != cpu) return;
-    if (pthread_getaffinity_np(caller, sizeof allowed, &allowed) != 0) return;
+    if (sched_getcpu() != cpu) return 0;
+    if (pthread_getaffinity_np(caller, sizeof allowed, &allowed) != 0) return 0;
     CPU_CLR((size_t)cpu, &allowed);
-    if (CPU_COUNT(&allowed) > 0) sched_setaffinity(0, sizeof allowed, &allowed);
+    return CPU_COUNT(&allowed) > 0 && sched_setaffinity(0, sizeof allowed, &allowed) == 0;
 #else
     (void)caller, (void)cpu;
+    return 0;
 #endif
 }
 
@@ -197,19 +227,25 @@ static void run_team(int threads, rnn_task task, void *context) {
     if (threads > TEAM_MAX) threads = TEAM_MAX;
     struct rnn_place places[threads];
     rnn_team team = {.size = threads, .places = places};
-    for (int rank = 0; rank < threads; rank++) atomic_init(&places[rank].reached, 0);
+    for (int rank = 0; rank < threads; rank++) {
+        atomic_init(&places[rank].reached, 0);
+        places[rank].cpu = -1;
+    }
     if (!atomic_exchange(&watching_forks, 1)) pthread_atfork(NULL, NULL, in_child);
     was_switched();
     const int64_t began = now(), computed = cpu_time;
     const pthread_t caller = pthread_self();
+    leave_others(began);
     const int cpu = this_cpu();
     int64_t finished = began;
+    atomic_int parted = 0;
 #pragma omp parallel num_threads(threads)
     {
         /* OpenMP may give fewer threads than asked for: the team is what came. */
         atomic_store(&team.size, omp_get_num_threads());
         if (omp_get_thread_num() > 0) {
-            leave_caller(caller, cpu);
+            if (leave_caller(caller, cpu)) atomic_store(&parted, 1);
+            places[omp_get_thread_num()].cpu = this_cpu();
             was_switched();
             /* who waited for it in the meantime has counted it */
             if (now() - began > LATE && atomic_load(&team.stalls) == 0)
@@ -220,7 +256,8 @@ static void run_team(int threads, rnn_task task, void *context) {
         if (omp_get_thread_num() == 0) finished = now();
         rnn_team_wait(&team, omp_get_thread_num());
     }
-    learn(&team, began, computed, finished);
+    remember_others(&team, threads);
+    if (!atomic_load(&parted)) learn(&team, began, computed, finished); /* else that is mended */
 }
 
 /* Whether the caller still works alone, after a team that found its CPUs crowded. */

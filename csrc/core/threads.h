@@ -6,10 +6,11 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-/* Where a thread says which barrier it has reached, 1, 2, ..., for the others to read. Two lines
- * each, for some caches fetch these in pairs. */
+/* Where a thread says which barrier it has reached, 1, 2, ..., for the others to read, and on which
+ * CPU it began, -1 unknown, for later. Two lines each, for some caches fetch these in pairs. */
 struct rnn_place {
     _Alignas(128) atomic_int reached;
+    int cpu;
 };
 
 /* Shared by the threads of one rnn_team_run. */

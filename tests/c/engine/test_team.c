@@ -162,6 +162,34 @@ void test_places(void) {
     sched_getaffinity(0, sizeof after, &after);
     CHECK(CPU_EQUAL(&before, &after), "the caller's CPUs are others");
 }
+
+static void note_cpu(rnn_team *team, int rank, void *context) {
+    (void)team;
+    if (rank < 2) ((atomic_int *)context)[rank] = sched_getcpu();
+}
+
+/* A caller that comes back on the CPU where the thread beside it was leaves it to that thread. */
+void test_caller_leaves(void) {
+    cpu_set_t before, after;
+    int tries = 0, left = 0;
+    sched_getaffinity(0, sizeof before, &before);
+    if (!rnn_has_openmp() || CPU_COUNT(&before) < 2) return;
+    for (; tries < 20 && !left; tries++) {
+        const struct timespec calm = {.tv_nsec = 600000000};
+        atomic_int first[2] = {-1, -1}, second[2] = {-1, -1};
+        if (tries > 0) nanosleep(&calm, NULL); /* something was lost to other programs */
+        rnn_team_run(2, note_cpu, first);
+        if (first[1] < 0) continue; /* alone */
+        move_to(first[1]);
+        sched_setaffinity(0, sizeof before, &before);
+        rnn_team_run(2, note_cpu, second);
+        left = second[1] >= 0 && second[0] != first[1];
+    }
+    CHECK(left, "in %d tries the caller never left that CPU", tries);
+    sched_getaffinity(0, sizeof after, &after);
+    CHECK(CPU_EQUAL(&before, &after), "the caller's CPUs are others");
+}
 #else
 void test_places(void) {}
+void test_caller_leaves(void) {}
 #endif
