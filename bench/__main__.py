@@ -156,19 +156,24 @@ def measure(options, cases):
         measured["ceilings"] = best.rows()
         patience = Patience(lambda count: gauge.now(count).figures, best.figures, options.patience)
         try:
-            _race(measured, options, cases, patience, keep)
+            _race(measured, options, cases, patience, partial(_peak, gauge, best), keep)
         except KeyboardInterrupt:
             measured["command"] += " (interrupted)"
     keep()
     return measured
 
 
-def _race(measured, options, cases, patience, keep):
+def _peak(gauge, best, threads, precision):
+    """Operations a second at this moment."""
+    return gauge.peak(best.bound(precision, threads), threads)
+
+
+def _race(measured, options, cases, patience, peak, keep):
     """All cases on each number of threads, then what is not a case; `keep` after each."""
     names = [name for name in MODULES if not options.contestant or name in options.contestant]
     for count in measured["threads"]:
         print(f"{len(cases)} cases on {count} thread(s)", file=sys.stderr, flush=True)
-        with Race(names, count) as race:
+        with Race(names, count, partial(peak, count)) as race:
             measured |= {"versions": race.versions, "missing": race.missing}
             for name, reason in race.missing.items():
                 print(f"{name} is missing: {reason}", file=sys.stderr)

@@ -130,7 +130,7 @@ def _peak(workload, rows, aim, least=None):
     """Share of the peak at least `least` everywhere; without it there is the aim alone."""
     must = f">= {percent(least)} of the peak" if least else ""
     aim_text = f"{percent(aim)} of the peak"
-    shares = [(row.peak_share(row.ours["seconds"]), row) for row in rows if row.ours]
+    shares = [(row.paired_peak_share, row) for row in rows if row.ours]
     if not shares:
         return Bar(workload, must, "-", None, aim_text)
     worst, where = min(shares, key=lambda pair: pair[0])
@@ -138,6 +138,8 @@ def _peak(workload, rows, aim, least=None):
     reached = sum(share >= bound for share, _ in shares)
     figure = f"least {percent(worst)} ({_place(where)}); "
     figure += f"{reached} of {len(shares)} cells reach {percent(bound)}"
+    whole = sum(row.peak_share(row.ours["seconds"]) >= bound for _, row in shares)
+    figure += f" of the peak beside each turn, {whole} of the best peak of the run"
     return Bar(workload, must, figure, worst >= least if least else None, aim_text, worst >= aim)
 
 

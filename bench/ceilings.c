@@ -3,11 +3,13 @@
  *
  *   cc -O3 -pthread ceilings.c -o ceilings && ./ceilings 1 2
  *
- * or, after the word `now`, what it does at this moment: two figures, medians of their runs.
+ * or, after the word `now`, what it does at this moment: two figures, medians of their runs; or,
+ * after `peak` and the name of a figure of arithmetic, what it gives of that one at this moment: the
+ * mean of short runs, in which every loss of a CPU counts.
  *
  * Prints a line a figure: name, threads, and operations, bytes or barriers a second of all threads
- * together. Every thread is bound to a CPU of its own and reads a buffer of its own. But for `now`
- * each figure is the best of several runs: other work on the machine can only lower it. */
+ * together. Every thread is bound to a CPU of its own and reads a buffer of its own. But for these
+ * two words each figure is the best of several runs: other work on the machine can only lower it. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -23,8 +25,8 @@
 #endif
 
 enum { RUNS = 7, MOST_THREADS = 256, BARRIERS = 20000 };
-static const double run_seconds = 0.01;
-static int only_now; /* medians, not bests */
+static enum { BEST, MEDIAN, MEAN } taken = BEST; /* of several runs */
+static double run_seconds = 0.01;
 
 static double now(void) {
     struct timespec t;
@@ -202,7 +204,7 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Least seconds of RUNS runs of `n` rounds on each of some threads, or their median. */
+/* Seconds of `n` rounds on each of some threads, as `taken` of RUNS runs. */
 static double run_for(kernel *run, size_t bytes, size_t n, int threads) {
     struct barrier barrier = {.threads = threads};
     struct job jobs[MOST_THREADS];
@@ -216,8 +218,13 @@ static double run_for(kernel *run, size_t bytes, size_t n, int threads) {
         }
     }
     for (int k = 0; k < threads; k++) pthread_join(ids[k], NULL);
+    if (taken == MEAN) { /* of all but the first, to which the threads wake up */
+        double sum = 0;
+        for (int run = 1; run < RUNS; run++) sum += seconds[run];
+        return sum / (RUNS - 1);
+    }
     qsort(seconds, RUNS, sizeof *seconds, ascending);
-    return seconds[only_now ? RUNS / 2 : 0];
+    return seconds[taken == MEDIAN ? RUNS / 2 : 0];
 }
 
 /* Print how much of what a round does, `amount`, all threads do together in a second. */
@@ -229,30 +236,49 @@ static void measure(const char *name, kernel *run, size_t bytes, double amount, 
     fflush(stdout);
 }
 
+/* Arithmetic that this machine may have. */
+struct arithmetic {
+    const char *name;
+    kernel *run;
+    double amount; /* operations of a round */
+    int present;
+};
+
+/* The figure of this name, or every one; returns how many there were. */
+static int measure_arithmetic(const char *only, int threads) {
+    const struct arithmetic all[] = {
+#if defined(__x86_64__)
+        {"fma_avx2", fma_avx2, SUMS * 8 * 2.0,
+         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+        {"fma_avx512", fma_avx512, SUMS * 16 * 2.0, __builtin_cpu_supports("avx512f")},
+        {"dot_bf16", dot_bf16, SUMS * 32 * 2.0, __builtin_cpu_supports("avx512bf16")},
+        {"dot_int8", dot_int8, SUMS * 64 * 2.0, __builtin_cpu_supports("avx512vnni")},
+#endif
+        {"fma_portable", fma_portable, SUMS * 4 * 2.0, 1},
+    };
+    int measured = 0;
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
+        if (!all[k].present || (only && strcmp(only, all[k].name) != 0)) continue;
+        measure(all[k].name, all[k].run, 0, all[k].amount, threads);
+        measured++;
+    }
+    return measured;
+}
+
 static void measure_all(int threads) {
     static const size_t kilobytes[] = {16,   32,   128,   512,   1024,  2048,  4096,
                                        6144, 8192, 12288, 16384, 32768, 65536, 262144};
     kernel *reader = read_portable;
 #if defined(__x86_64__)
-    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const int avx512 = __builtin_cpu_supports("avx512f");
-    if (avx2) reader = read_avx2;
-    if (avx512) reader = read_avx512;
+    if (__builtin_cpu_supports("avx2")) reader = read_avx2;
+    if (__builtin_cpu_supports("avx512f")) reader = read_avx512;
 #endif
-    if (only_now) {
+    if (taken == MEDIAN) {
         measure("fma_portable", fma_portable, 0, SUMS * 4 * 2.0, threads);
         measure("read_6291456", reader, 6 << 20, 6 << 20, threads);
         return;
     }
-#if defined(__x86_64__)
-    if (avx2) measure("fma_avx2", fma_avx2, 0, SUMS * 8 * 2.0, threads);
-    if (avx512) measure("fma_avx512", fma_avx512, 0, SUMS * 16 * 2.0, threads);
-    if (__builtin_cpu_supports("avx512bf16"))
-        measure("dot_bf16", dot_bf16, 0, SUMS * 32 * 2.0, threads);
-    if (__builtin_cpu_supports("avx512vnni"))
-        measure("dot_int8", dot_int8, 0, SUMS * 64 * 2.0, threads);
-#endif
-    measure("fma_portable", fma_portable, 0, SUMS * 4 * 2.0, threads);
+    measure_arithmetic(NULL, threads);
     for (size_t k = 0; k < sizeof kilobytes / sizeof *kilobytes; k++) {
         char name[32];
         snprintf(name, sizeof name, "read_%zu", kilobytes[k] * 1024);
@@ -263,14 +289,28 @@ static void measure_all(int threads) {
 }
 
 int main(int argc, char **argv) {
-    only_now = argc > 1 && strcmp(argv[1], "now") == 0;
-    for (int k = 1 + only_now; k < argc; k++) {
+    const char *peak = argc > 2 && strcmp(argv[1], "peak") == 0 ? argv[2] : NULL;
+    int first = 1;
+    if (argc > 1 && strcmp(argv[1], "now") == 0) {
+        taken = MEDIAN;
+        first = 2;
+    } else if (peak) {
+        taken = MEAN;
+        run_seconds = 0.006;
+        first = 3;
+    }
+    for (int k = first; k < argc; k++) {
         const int threads = atoi(argv[k]);
         if (threads < 1 || threads > MOST_THREADS) {
             fprintf(stderr, "ceilings: threads is %s, expected 1 to %d\n", argv[k], MOST_THREADS);
             return 2;
         }
-        measure_all(threads);
+        if (!peak) {
+            measure_all(threads);
+        } else if (measure_arithmetic(peak, threads) == 0) {
+            fprintf(stderr, "ceilings: peak is %s, which this machine does not have\n", peak);
+            return 2;
+        }
     }
     return 0;
 }

@@ -37,7 +37,11 @@ class Ceilings:
 
     def peak(self, precision, threads):
         """Operations a second; a multiply-add is two."""
-        return max(self.figures.get((name, threads), 0) for name in PEAKS[precision])
+        return self.figures.get((self.bound(precision, threads), threads), 0)
+
+    def bound(self, precision, threads):
+        """Name of the largest figure that bounds a precision's arithmetic."""
+        return max(PEAKS[precision], key=lambda name: self.figures.get((name, threads), 0))
 
     def bandwidth(self, size, threads):
         """Bytes a second when all threads together read `size` bytes again and again.
@@ -79,6 +83,10 @@ class Gauge:
     def now(self, threads):
         """Two of the figures as they are at this moment: of arithmetic, and of reading L3."""
         return self._run(["now", str(threads)])
+
+    def peak(self, name, threads):
+        """A figure of arithmetic as it is at this moment, less what other programs take of it."""
+        return self._run(["peak", name, str(threads)]).figures[name, threads]
 
     def _run(self, arguments):
         command = [self._program, *arguments]

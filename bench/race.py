@@ -8,14 +8,24 @@ import time
 from pathlib import Path
 
 from bench import stats
+from bench.contestants import OURS
 from bench.processes import Died, Missing, Process
 
 REFERENCE = "NumPy"  # whose float32 outputs all others are compared with
 ROUNDS, FEWEST_ROUNDS = 9, 3
+MANY_ROWS = 8  # of a batch, from which on arithmetic is what bounds a case
 
 
 class Race:
     """Contestants' processes on a number of threads.
+
+    Parameters
+    ----------
+    names : iterable of str
+    threads : int
+    peak : callable of str, optional
+        Operations a second that the machine gives at this moment, by precision: looked at before
+        and after each of our turns in cases of many rows.
 
     Attributes
     ----------
@@ -23,8 +33,8 @@ class Race:
         Of those who run; why the others do not.
     """
 
-    def __init__(self, names, threads):
-        self.names, self.threads = list(names), threads
+    def __init__(self, names, threads, peak=None):
+        self.names, self.threads, self._peak = list(names), threads, peak
         self.versions, self.missing = {}, {}
         self._processes = {}
         for name in dict.fromkeys([*names, REFERENCE]):
@@ -69,7 +79,7 @@ class Race:
         }
         self._prepare(case, record)
         if record["results"]:
-            self._take_turns(record, seconds, single_calls=case.workload == "step")
+            self._take_turns(record, seconds, case)
         record["took"] = time.perf_counter() - began
         return record
 
@@ -95,8 +105,9 @@ class Race:
                     for variant, facts in answer["ready"].items():
                         record["results"][variant] = {"contestant": name, "turns": [], **facts}
 
-    def _take_turns(self, record, seconds, single_calls):
-        results = record["results"]
+    def _take_turns(self, record, seconds, case):
+        results, single_calls = record["results"], case.workload == "step"
+        looks = self._peak is not None and case.batch >= MANY_ROWS
         least = sum(2 * r["estimate"] for r in results.values())  # to warm up, to time
         rounds = max(FEWEST_ROUNDS, min(ROUNDS, int(seconds / least)))
         each = seconds / rounds / len(results) / (2 if single_calls else 1)
@@ -107,6 +118,8 @@ class Race:
                 if variant not in results:
                     continue
                 result = results[variant]
+                around = looks and result["contestant"] == OURS
+                before = self._peak(case.precision) if around else 0.0
                 answer = self._order(
                     result["contestant"],
                     "turn",
@@ -116,8 +129,11 @@ class Race:
                 )
                 if "failed" in answer:
                     self._give_up(record, result["contestant"], answer["failed"])
-                else:
-                    result["turns"].append(answer["seconds"])
+                    continue
+                result["turns"].append(answer["seconds"])
+                if around:
+                    peak = max(before, self._peak(case.precision))
+                    result.setdefault("peaks", []).append(peak)
         for variant, result in list(results.items()):
             result["seconds"] = stats.median(result["turns"])
             result |= self._order(result["contestant"], "percentiles", variant=variant)

@@ -116,7 +116,7 @@ def _race_table(chosen):
     for row in chosen:
         cells = [row.case.name, row.threads]
         seconds = row.ours["seconds"] if row.ours else None
-        cells += [_mine(row, seconds), percent(row.peak_share(seconds)) if seconds else "-"]
+        cells += [_mine(row, seconds), _peak_share(row, seconds)]
         if not trains:
             cells.append(_weights(row, seconds))
         cells.append(percent(row.floor_share(seconds)) if seconds else "-")
@@ -137,6 +137,14 @@ def _mine(row, seconds):
     if OURS in row.record["void"]:
         return "void"
     return "not available" if OURS in row.record["absent"] else "-"
+
+
+def _peak_share(row, seconds):
+    """Of the run's best peak; where each turn had one beside it, in parentheses of that."""
+    if not seconds:
+        return "-"
+    whole = percent(row.peak_share(seconds))
+    return f"{whole} ({percent(row.paired_peak_share)})" if "peaks" in row.ours else whole
 
 
 def _theirs(row, name):

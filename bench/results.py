@@ -74,6 +74,18 @@ class Row:
         peak = self.ceilings.peak(self.case.precision, self.threads)
         return self.cost.operations / seconds / peak
 
+    @property
+    def paired_peak_share(self):
+        """Our arithmetic as a share of the peak beside it: median over the turns.
+
+        A machine that gives less for a while gives less to both. Where nobody looked at the peak it
+        is that of the whole run.
+        """
+        if "peaks" not in self.ours:
+            return self.peak_share(self.ours["seconds"])
+        pairs = zip(self.ours["turns"], self.ours["peaks"], strict=True)
+        return stats.median(self.cost.operations / seconds / peak for seconds, peak in pairs)
+
     def weight_speed(self, seconds):
         """Bytes of weights read a second, and their share of the bandwidth of where they lie."""
         cost = self.cost

@@ -183,6 +183,16 @@ def test_floors(machine):
     assert training.together == training.arithmetic > training.reading == 0
 
 
+def test_share_of_the_peak_beside_each_turn_does_not_see_a_machine_that_slows_down(machine):
+    case = Case("batch", "gru", 256, 32, 50)
+    found = record(case, [2e-3, 4e-3, 8e-3], {})
+    row = results.Row(found, machine)
+    assert row.paired_peak_share == row.peak_share(4e-3)
+    found["results"]["rnncore"]["peaks"] = [100e9, 50e9, 25e9]
+    assert row.paired_peak_share == pytest.approx(row.peak_share(2e-3))
+    assert f"({tables.percent(row.paired_peak_share)})" in report.markdown(race(found))
+
+
 # ---- agreement ------------------------------------------------------------------------------
 
 
