@@ -4,12 +4,12 @@
  *   cc -O3 -pthread ceilings.c -o ceilings && ./ceilings 1 2
  *
  * or, after the word `now`, what it does at this moment: two figures, medians of their runs; or,
- * after `peak` and the name of a figure of arithmetic, what it gives of that one at this moment: the
- * mean of short runs, in which every loss of a CPU counts.
+ * after `peak` and the name of a figure of arithmetic, what it gives of that one at this moment,
+ * the mean of short runs, in which every loss of a CPU counts.
  *
  * Prints a line a figure: name, threads, and operations, bytes or barriers a second of all threads
  * together. Every thread is bound to a CPU of its own and reads a buffer of its own. But for these
- * two words each figure is the best of several runs: other work on the machine can only lower it. */
+ * two words each figure is the best of several runs: other work can only lower it. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
