@@ -77,6 +77,13 @@ def parser():
         "--render", type=Path, metavar="JSON", help="measure nothing, report what --json has kept"
     )
     options.add_argument(
+        "--again",
+        type=Path,
+        metavar="JSON",
+        help="take what --json has kept on this machine and race again those of its cases that "
+        "were not quiet; their new turns replace the old ones, whatever they say",
+    )
+    options.add_argument(
         "--cases-only",
         action="store_true",
         help="neither calls from C, nor the busy process, nor import time and sizes; so it is also "
@@ -143,16 +150,20 @@ def measure(options, cases):
         "seconds": options.seconds or (QUICK_SECONDS if options.quick else SECONDS),
         "records": [],
     }
+    if options.again:
+        _continue(measured, options.again)
+    earlier = measured.get("minutes", 0.0)
 
     def keep():
         measured["machine"]["load after"] = machine.load()
-        measured["minutes"] = (time.monotonic() - began) / 60
+        measured["minutes"] = earlier + (time.monotonic() - began) / 60
         if options.json:
             options.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
 
     with ceilings.Gauge() as gauge:
         print("ceilings of the machine", file=sys.stderr, flush=True)
         best = gauge.best(measured["threads"])
+        best = best.raised(ceilings.Ceilings.of_rows(measured.get("ceilings", [])))
         measured["ceilings"] = best.rows()
         patience = Patience(lambda count: gauge.now(count).figures, best.figures, options.patience)
         try:
@@ -163,6 +174,20 @@ def measure(options, cases):
     return measured
 
 
+def _continue(measured, path):
+    """Add what an earlier race on this machine has kept."""
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in measured["machine"].items():
+        was = before["machine"].get(name)
+        if was != value and not name.startswith("load"):
+            raise SystemExit(
+                f"bench: --again is {path}, where {name} was {was}, here it is {value}"
+            )
+    for name in ("records", "ceilings", "minutes", "waited", "versions", "missing"):
+        measured[name] = before[name]
+    measured["command"] = f"{before['command']}; {measured['command']}"
+
+
 def _peak(gauge, best, threads, precision):
     """Operations a second at this moment."""
     return gauge.peak(best.bound(precision, threads), threads)
@@ -171,20 +196,30 @@ def _peak(gauge, best, threads, precision):
 def _race(measured, options, cases, patience, peak, keep):
     """All cases on each number of threads, then what is not a case; `keep` after each."""
     names = [name for name in MODULES if not options.contestant or name in options.contestant]
+    records, earlier = measured["records"], measured.get("waited", 0.0)
+    places = {(r["name"], r["threads"]): k for k, r in enumerate(records)}
     for count in measured["threads"]:
-        print(f"{len(cases)} cases on {count} thread(s)", file=sys.stderr, flush=True)
+        chosen = [case for case in cases if _is_due(records, places, case, count)]
+        print(f"{len(chosen)} cases on {count} thread(s)", file=sys.stderr, flush=True)
         with Race(names, count, partial(peak, count)) as race:
             measured |= {"versions": race.versions, "missing": race.missing}
             for name, reason in race.missing.items():
                 print(f"{name} is missing: {reason}", file=sys.stderr)
-            for case in cases:
+            for case in chosen:
                 record = patience.race(partial(race.run, case, measured["seconds"]), count)
-                measured["records"].append(record)
-                measured["waited"] = patience.waited
+                place = places.setdefault((case.name, count), len(records))
+                records[place : place + 1] = [record]
+                measured["waited"] = earlier + patience.waited
                 print(report.progress_line(record), file=sys.stderr, flush=True)
                 keep()
     if OURS in names and not (options.cases_only or options.workload or options.cell):
         _measure_the_rest(measured, names, patience)
+
+
+def _is_due(records, places, case, threads):
+    """Whether a case is still to be raced: it was not before, or not in quiet."""
+    place = places.get((case.name, threads))
+    return place is None or records[place]["quiet"] is False
 
 
 def _measure_the_rest(measured, names, patience):

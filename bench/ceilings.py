@@ -35,6 +35,13 @@ class Ceilings:
         """Ceilings from such rows."""
         return cls({(name, int(threads)): float(figure) for name, threads, figure in rows})
 
+    def raised(self, other):
+        """The larger of each figure of two times."""
+        names = {**self.figures, **other.figures}
+        return Ceilings(
+            {name: max(c.figures.get(name, 0.0) for c in (self, other)) for name in names}
+        )
+
     def peak(self, precision, threads):
         """Operations a second; a multiply-add is two."""
         return self.figures.get((self.bound(precision, threads), threads), 0)

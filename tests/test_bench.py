@@ -15,6 +15,7 @@ if not (ROOT / "bench").exists():
 sys.path.append(str(ROOT))  # behind everything else, so that rnncore stays the one that is tested
 
 # ruff: noqa: E402 - only now can it be found
+from bench import __main__ as main
 from bench import (
     agreement,
     bars,
@@ -191,6 +192,39 @@ def test_share_of_the_peak_beside_each_turn_does_not_see_a_machine_that_slows_do
     found["results"]["rnncore"]["peaks"] = [100e9, 50e9, 25e9]
     assert row.paired_peak_share == pytest.approx(row.peak_share(2e-3))
     assert f"({tables.percent(row.paired_peak_share)})" in report.markdown(race(found))
+
+
+def test_ceilings_are_raised_figure_by_figure(machine):
+    other = ceilings.parse("fma_avx2 1 120e9\ndot_int8 1 300e9\ndot_bf16 1 200e9\n")
+    figures = machine.raised(other).figures
+    assert figures["fma_avx2", 1] == 120e9
+    assert figures["dot_int8", 1] == 400e9
+    assert figures["dot_bf16", 1] == 200e9
+    assert figures["barrier", 2] == 2e7
+
+
+# ---- racing again ---------------------------------------------------------------------------
+
+
+def test_what_was_quiet_is_not_raced_again():
+    quiet, noisy, new = (Case("step", "lstm", hidden) for hidden in (8, 16, 32))
+    records = [record(quiet, [1e-6], {}, quiet=True), record(noisy, [1e-6], {}, quiet=False)]
+    places = {(r["name"], r["threads"]): k for k, r in enumerate(records)}
+    due = [main._is_due(records, places, case, 1) for case in (quiet, noisy, new)]
+    assert due == [False, True, True]
+    assert main._is_due(records, places, quiet, 2)
+
+
+def test_a_race_is_continued_on_its_own_machine_only(tmp_path):
+    path = tmp_path / "race.json"
+    before = race(record(Case("step", "lstm", 8), [1e-6], {}))
+    path.write_text(json.dumps({**before, "waited": 1.0}), encoding="utf-8")
+    now = {"command": "and again", "machine": {"CPU": "one of ours", "load before": "1"}}
+    main._continue(now, path)
+    assert now["records"] == before["records"]
+    assert now["command"] == "python -m bench; and again"
+    with pytest.raises(SystemExit, match="where CPU was one of ours, here it is another"):
+        main._continue({"command": "", "machine": {"CPU": "another"}}, path)
 
 
 # ---- agreement ------------------------------------------------------------------------------
