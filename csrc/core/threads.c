@@ -45,7 +45,8 @@ static _Thread_local int64_t cpu_time; /* and the ns it had computed by then */
 
 #ifdef _OPENMP
 static _Thread_local int64_t lost_lately; /* ns that this thread's last teams lost */
-static _Thread_local int64_t lost_last;   /* when it lost the last of them */
+static _Thread_local int64_t lost_last;   /* when it lost the last of them, */
+static _Thread_local int64_t lost_apart;  /* and the last by threads that began apart */
 static _Thread_local int64_t alone_until; /* ns, monotonic: end of the last time it works alone, */
 static _Thread_local int64_t alone_for;   /* and how long that is; 0: teams were always welcome */
 
@@ -158,7 +159,7 @@ static _Thread_local cpu_set_t taken; /* where the others of this thread's last 
 static void leave_others(int64_t began) {
     const int cpu = sched_getcpu();
     cpu_set_t allowed, free_ones;
-    if (cpu < 0 || !CPU_ISSET(cpu, &taken) || began - lost_last < CALM) return;
+    if (cpu < 0 || !CPU_ISSET(cpu, &taken) || began - lost_apart < CALM) return;
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
     CPU_AND(&free_ones, &allowed, &taken);
     CPU_XOR(&free_ones, &allowed, &free_ones);
@@ -205,7 +206,7 @@ static int this_cpu(void) {
  * thread had no CPU.
  * A caller that goes on losing works alone, but not for one call whose threads woke up on one CPU.
  * What was lost is forgotten at an eighth of the time that passes in teams. */
-static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finished) {
+static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finished, int apart) {
     if (atomic_load(&team->stalls) == 0) return; /* who had more to do kept its CPU */
     const int64_t ended = now();
     int64_t lost = ended - finished;
@@ -216,10 +217,12 @@ static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finis
     lost_lately -= (began - lost_last) / 8;
     lost_lately = (lost_lately > 0 ? lost_lately : 0) + (lost < LOST_MAX ? lost : LOST_MAX);
     lost_last = ended;
+    if (apart) lost_apart = ended;
     if (lost_lately <= PATIENCE) return;
     const int64_t longer = 2 * alone_for < ALONE_MAX ? 2 * alone_for : ALONE_MAX;
     alone_for = began - alone_until < alone_for ? longer : ALONE_MIN;
     alone_until = lost_last = ended + alone_for;
+    if (apart) lost_apart = alone_until;
     lost_lately = PATIENCE;
 }
 
@@ -257,7 +260,7 @@ static void run_team(int threads, rnn_task task, void *context) {
         rnn_team_wait(&team, omp_get_thread_num());
     }
     remember_others(&team, threads);
-    if (!atomic_load(&parted)) learn(&team, began, computed, finished); /* else that is mended */
+    learn(&team, began, computed, finished, !atomic_load(&parted));
 }
 
 /* Whether the caller still works alone, after a team that found its CPUs crowded. */
