@@ -183,8 +183,8 @@ def _continue(measured, path):
             raise SystemExit(
                 f"bench: --again is {path}, where {name} was {was}, here it is {value}"
             )
-    for name in ("records", "ceilings", "minutes", "waited", "versions", "missing"):
-        measured[name] = before[name]
+    ours = ("date", "command", "machine", "threads", "seconds")
+    measured |= {name: value for name, value in before.items() if name not in ours}
     measured["command"] = f"{before['command']}; {measured['command']}"
 
 
@@ -201,6 +201,8 @@ def _race(measured, options, cases, patience, peak, keep):
     for count in measured["threads"]:
         chosen = [case for case in cases if _is_due(records, places, case, count)]
         print(f"{len(chosen)} cases on {count} thread(s)", file=sys.stderr, flush=True)
+        if not chosen:
+            continue
         with Race(names, count, partial(peak, count)) as race:
             measured |= {"versions": race.versions, "missing": race.missing}
             for name, reason in race.missing.items():
