@@ -10,8 +10,8 @@ def empty(shape, dtype):
 
 
 def compute(ufunc, a, b):
-    """ufunc(a, b) of arithmetic; a result of another shape or dtype than both is NumPy's."""
-    same = a.shape == b.shape and a.dtype == b.dtype
+    """ufunc(a, b) of arithmetic; a result of another shape or dtype than a is NumPy's."""
+    same = b.shape in (a.shape, ()) and a.dtype == b.dtype
     if not same or a.dtype.kind != "f" or a.nbytes < _engine.LARGE:
         return ufunc(a, b)
     return ufunc(a, b, out=empty(a.shape, a.dtype))

@@ -3,8 +3,11 @@
 
 import contextlib
 import contextvars
+import itertools
+from operator import attrgetter
 
 _recording = contextvars.ContextVar("rnncore_recording", default=True)
+_numbers = itertools.count()
 
 
 @contextlib.contextmanager
@@ -35,15 +38,21 @@ class Node:
         Takes the gradient of each output (None: not used) and returns one gradient a parent (None:
         none, or added to the parent's `grad` already).
     outputs : int
+
+    Attributes
+    ----------
+    number : int
+        Greater than that of every operation before.
     """
 
-    __slots__ = ("backward", "grads", "name", "parents")
+    __slots__ = ("backward", "grads", "name", "number", "parents")
 
     def __init__(self, name, parents, backward, outputs=1):
         self.name = name
         self.parents = parents
         self.backward = backward
         self.grads = [None] * outputs
+        self.number = next(_numbers)
 
     def receive(self, index, grad):
         """Add to the gradient of output `index`, which waits for this operation's turn."""
@@ -58,7 +67,7 @@ class Node:
 
 def back_propagate(node):
     """Go back from `node`, whose outputs have their gradients; frees the tape behind it."""
-    for entry in reversed(_in_order(node)):
+    for entry in _latest_first(node):
         grads = entry.backward(*entry.grads)
         for parent, grad in zip(entry.parents, grads, strict=True):
             if parent is not None and grad is not None:
@@ -66,22 +75,19 @@ def back_propagate(node):
         entry.free()
 
 
-def _in_order(last):
-    """Nodes behind `last`, each after those it depends on."""
-    order, seen, stack = [], {id(last)}, [(last, 0)]
-    while stack:
-        node, index = stack.pop()
+def _latest_first(last):
+    """`last` and the nodes behind it, each before those it depends on."""
+    found, waiting = {last}, [last]
+    while waiting:
+        node = waiting.pop()
         if node.parents is None:
             raise RuntimeError(
                 f"the tape of {node.name} has been used up by an earlier backward: "
                 "run the forward again"
             )
-        if index == len(node.parents):
-            order.append(node)
-            continue
-        stack.append((node, index + 1))
-        parent = node.parents[index]
-        if parent is not None and parent.node is not None and id(parent.node) not in seen:
-            seen.add(id(parent.node))
-            stack.append((parent.node, 0))
-    return order
+        for parent in node.parents:
+            before = None if parent is None else parent.node
+            if before is not None and before not in found:
+                found.add(before)
+                waiting.append(before)
+    return sorted(found, key=attrgetter("number"), reverse=True)

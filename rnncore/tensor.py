@@ -220,9 +220,7 @@ class Tensor:
 
         def backward(g):
             if a is b:  # a square
-                da = compute(np.multiply, g, a.data)
-                da += da
-                return da, None
+                return compute(np.multiply, a.data, _doubled(g)), None
             return (
                 _unbroadcast(compute(np.multiply, g, b.data), a.shape) if a.requires_grad else None,
                 _unbroadcast(compute(np.multiply, g, a.data), b.shape) if b.requires_grad else None,
@@ -348,6 +346,13 @@ def _takes_once(index):
         part is None or part is Ellipsis or isinstance(part, (int, np.integer, slice))
         for part in parts
     )
+
+
+def _doubled(grad):
+    """Twice a gradient; of one number that is repeated everywhere, as of a sum, that number."""
+    if grad.size and not any(grad.strides):
+        return 2 * grad[(0,) * grad.ndim]
+    return compute(np.add, grad, grad)
 
 
 def _unbroadcast(grad, shape):
