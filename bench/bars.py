@@ -3,12 +3,32 @@
 
 import dataclasses
 
-from bench import constants, stats
+from bench import constants, results, stats
 from bench.ceilings import Ceilings
 from bench.contestants import OURS
 from bench.tables import digits, duration, percent, table
 
 LOW = ("int8", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Missed:
+    """A cell that does not reach its bar.
+
+    Attributes
+    ----------
+    row : results.Row
+    figure, must, limit : str
+        What was measured, what the bar asks for, and what it would be if our time were the floor.
+    peer : tuple or None
+        (variant, result) of the fastest peer that the bar speaks of.
+    """
+
+    row: results.Row
+    figure: str
+    must: str
+    limit: str
+    peer: tuple | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +43,7 @@ class Bar:
     met, aimed : bool or None
         Whether the bar and the aim were reached; None where that cannot be said, or where there
         is an aim alone.
+    missed : tuple of Missed
     """
 
     workload: str
@@ -31,6 +52,7 @@ class Bar:
     met: bool | None
     aim: str = ""
     aimed: bool | None = None
+    missed: tuple = ()
 
 
 def evaluate(rows, measured):
@@ -81,9 +103,34 @@ def markdown(bars):
     ]
     met = sum(bar.met is True for bar in bars)
     judged = sum(bar.met is not None for bar in bars)
-    return (
-        table(head, cells, left=len(head)) + f"\n\n{met} of {judged} bars that were judged are met."
-    )
+    whole = f"{met} of {judged} bars that were judged are met."
+    return "\n\n".join([table(head, cells, left=len(head)), whole, *_cells_below(bars)])
+
+
+def _cells_below(bars):
+    """Each cell below its bar, and how near the hardware lets it come."""
+    missed = [(bar.workload, cell) for bar in bars for cell in bar.missed]
+    if not missed:
+        return
+    head = ["bar", "case", "threads", "measured", "must", "at the floor", "larger floor"]
+    head += ["floor / our time", "best peer", "floor / its time", "quiet"]
+    cells = [
+        [
+            workload,
+            cell.row.case.name,
+            cell.row.threads,
+            cell.figure,
+            cell.must,
+            cell.limit,
+            cell.row.floors.bound,
+            percent(cell.row.floor_share(cell.row.ours["seconds"])),
+            cell.peer[0] if cell.peer else "-",
+            percent(cell.row.floor_share(cell.peer[1]["seconds"])) if cell.peer else "-",
+            {True: "yes", False: "no"}.get(cell.row.record.get("quiet"), "not looked"),
+        ]
+        for workload, cell in missed
+    ]
+    yield "### Cells below their bar\n\n" + table(head, cells, left=2)
 
 
 def _of(rows, workload, precision="float32", **fields):
@@ -123,7 +170,17 @@ def _against(workload, rows, least, *, aim=None, mean=None, mean_aim=None, among
     figure += f"{reached} of {len(ratios)} cells reach {least:g}x"
     met = reached == len(ratios) and (mean is None or whole >= mean)
     aimed = worst >= aim if aim else whole >= mean_aim if mean_aim else None
-    return Bar(workload, must, figure, met, aim_text, aimed)
+    missed = tuple(
+        Missed(row, f"{number:.2f}x", f"{least:g}x", limit, row.best_peer(among))
+        for number, row in pairs
+        for limit in [_limit(number / row.floor_share(row.ours["seconds"]), least)]
+        if number < least
+    )
+    return Bar(workload, must, figure, met, aim_text, aimed, missed)
+
+
+def _limit(at_floor, least):
+    return f"{at_floor:.2f}x" + (", beyond the hardware" if at_floor < least else "")
 
 
 def _peak(workload, rows, aim, least=None):
@@ -140,7 +197,13 @@ def _peak(workload, rows, aim, least=None):
     figure += f"{reached} of {len(shares)} cells reach {percent(bound)}"
     whole = sum(row.peak_share(row.ours["seconds"]) >= bound for _, row in shares)
     figure += f" of the peak beside each turn, {whole} of the best peak of the run"
-    return Bar(workload, must, figure, worst >= least if least else None, aim_text, worst >= aim)
+    met = worst >= least if least else None
+    missed = tuple(
+        Missed(row, percent(share), percent(least), percent(1), row.best_peer())
+        for share, row in shares
+        if least and share < least
+    )
+    return Bar(workload, must, figure, met, aim_text, worst >= aim, missed)
 
 
 # ---- float32 --------------------------------------------------------------------------------

@@ -356,6 +356,27 @@ def test_peers_that_a_bar_names_are_the_only_ones_it_sees():
     assert judged(measured, "ragged batch / ONNX Runtime").met is False
 
 
+@pytest.mark.parametrize(
+    ("theirs", "limit"), [(0.3, "2.24x, beyond the hardware"), (0.42, "3.13x")]
+)
+def test_cells_below_their_bar_say_how_near_the_hardware_lets_them_come(theirs, limit):
+    case = Case("ragged", "lstm", 256, 32, 400)  # whose arithmetic takes 134 ms
+    measured = race(record(case, [0.15] * 3, {"PyTorch": [theirs] * 3, "NumPy": [0.2] * 3}))
+    text = report.markdown(measured).split("### Cells below their bar")[1]
+    row = f"| {theirs / 0.15:.2f}x | 3x | {limit} | arithmetic | 89 % | PyTorch |"
+    assert text.count("ragged batch") == 1
+    assert row in text
+
+
+def test_a_share_of_the_peak_below_its_bar_is_listed():
+    large = Case("batch", "lstm", 256, 32, 50)  # 16.8 ms of arithmetic
+    measured = race(*(record(large, [t] * 3, {}) for t in (0.018, 0.02)))
+    bar = judged(measured, "batch, B >= 32, H >= 256")
+    assert [cell.figure for cell in bar.missed] == ["84 %"]
+    assert "| 84 % | 90 % | 100 % |" in bars.markdown([bar])
+    assert "Cells below" not in bars.markdown([dataclasses.replace(bar, missed=())])
+
+
 def test_bars_of_constants_and_costs():
     measured = race()
     measured["ceilings"] = [["fma_avx2", 1, constants.PEAK]]
