@@ -212,6 +212,15 @@ static const char *input_of(const struct run *run, size_t first, size_t s) {
     return rnn_rows_of_step(run->rows, &f->x, f->reverse, s, run->real_size);
 }
 
+/* That of the step after s for the rows of a share, where these are read in place and lie one after
+ * the other; else NULL. */
+static const char *input_after(const struct run *run, size_t first, size_t s,
+                               const struct rnn_share *share) {
+    const int apart = share->step != 1 || run->ldx != run->direction->input;
+    if (run->x_buffer || apart || s + 1 >= run->plan.fused) return NULL;
+    return input_of(run, first, s + 1) + share->row * run->ldx * run->x_size;
+}
+
 /* Multiply the input by the weights: a share of `count` rows from x on, into those of the buffers
  * from row `at` on. */
 static void multiply_input(const struct run *run, const char *x, size_t at, size_t count,
@@ -371,6 +380,7 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
             step.bias = phase->bias;
             step.x = input_of(run, first, s);
             step.ldx = run->ldx;
+            step.x_next = input_after(run, first, s, &share);
             step.w_ih = phase->w_ih.panels;
         }
         rnn_step_take(&step, share.row, share.step, count, run->real_size);
