@@ -351,7 +351,8 @@ def _takes_once(index):
 def _doubled(grad):
     """Twice a gradient; of one number that is repeated everywhere, as of a sum, that number."""
     if grad.size and not any(grad.strides):
-        return 2 * grad[(0,) * grad.ndim]
+        grad = grad[(0,) * grad.ndim]
+        return grad + grad  # 2 * grad would be float64 before NumPy 2
     return compute(np.add, grad, grad)
 
 

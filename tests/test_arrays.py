@@ -11,6 +11,7 @@ import pytest
 
 from rnncore import Tensor, _engine, arrays, config, functional, nn
 from rnncore.tape import back_propagate
+from rnncore.tensor import record
 
 LARGE = (_engine.LARGE // 4,)
 
@@ -53,6 +54,19 @@ def test_a_view_keeps_the_memory():
     other = arrays.empty((300, 1000), "float32")
     other[...] = 1
     assert (part == 7).all()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 0), (3, 5), LARGE])
+def test_a_square_takes_one_number_for_its_gradient_as_it_takes_an_array(shape):
+    data = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    found = []
+    for gradient in (np.broadcast_to(np.float32(0.3), shape), np.full(shape, 0.3, np.float32)):
+        x = Tensor(data, requires_grad=True)
+        y = record("seen", data, (x,), lambda g: (found.append(g),))
+        (y * y).backward(gradient)
+    assert [g.dtype for g in found] == [np.float32] * 2
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_allclose(found[0], 0.6 * data, rtol=1e-6)
 
 
 def test_an_array_outlives_its_engine():
