@@ -170,17 +170,14 @@ def _against(workload, rows, least, *, aim=None, mean=None, mean_aim=None, among
     figure += f"{reached} of {len(ratios)} cells reach {least:g}x"
     met = reached == len(ratios) and (mean is None or whole >= mean)
     aimed = worst >= aim if aim else whole >= mean_aim if mean_aim else None
-    missed = tuple(
-        Missed(row, f"{number:.2f}x", f"{least:g}x", limit, row.best_peer(among))
-        for number, row in pairs
-        for limit in [_limit(number / row.floor_share(row.ours["seconds"]), least)]
-        if number < least
-    )
+    missed = tuple(_missed(row, number, least, among) for number, row in pairs if number < least)
     return Bar(workload, must, figure, met, aim_text, aimed, missed)
 
 
-def _limit(at_floor, least):
-    return f"{at_floor:.2f}x" + (", beyond the hardware" if at_floor < least else "")
+def _missed(row, number, least, among):
+    at_floor = number / row.floor_share(row.ours["seconds"])
+    limit = f"{at_floor:.2f}x" + (", beyond the hardware" if at_floor < least else "")
+    return Missed(row, f"{number:.2f}x", f"{least:g}x", limit, row.best_peer(among))
 
 
 def _peak(workload, rows, aim, least=None):

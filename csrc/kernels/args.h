@@ -147,7 +147,7 @@ struct rnn_step {
     const void *bias; /* [panels][accumulators][16] */
     const void *x;    /* [rows][ldx] */
     size_t ldx;
-    const void *x_next; /* the same of the step to come, which this one asks for; NULL: nothing */
+    const void *x_next; /* a hint: the step to come's, without gaps, to be asked for; or NULL */
     struct rnn_panels w_ih;
     /* The recurrent product; w_hh.data NULL: the gates hold its result already. */
     const void *a; /* [rows][ld_a] h, or reset * h for the second phase of GRU_BEFORE */
