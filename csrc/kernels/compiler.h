@@ -13,4 +13,17 @@
 #define NOINLINE __attribute__((noinline, noclone))
 #endif
 
+/* Keep a vector in a register: of one that few instructions use, a compiler that may give them an
+ * operand in memory has each read it again. */
+#if defined(__AVX512F__)
+enum { VECTOR_REGISTERS = 32 };
+#define HOLD(value) __asm__("" : "+v"(value))
+#elif defined(__AVX__)
+enum { VECTOR_REGISTERS = 16 };
+#define HOLD(value) __asm__("" : "+x"(value))
+#else
+enum { VECTOR_REGISTERS = 0 }; /* there are no such operands */
+#define HOLD(value) ((void)(value))
+#endif
+
 #endif

@@ -14,7 +14,7 @@ enum {
     LARGE_WEIGHTS = 2 << 20,    /* bytes, of the recurrent or the input part */
     CHUNK_BYTES = 512 << 10,    /* of input part, so that it stays in L2 until its step; where its
                                    weights are large, as many as these: reading them costs more */
-    FUSED_ROWS = 4,             /* rows a thread, from which reading both weights at each step
+    FUSED_ROWS = 3,             /* rows a thread, from which reading both weights at each step
                                    costs less than keeping the input part until its step, */
     FUSED_WEIGHTS = 12 << 20,   /* while these bytes of both come from a cache */
     BESIDE_LEAST = 64 << 10,    /* bytes of recurrent weights, more than an L1 holds, so that a step
