@@ -181,7 +181,7 @@ static void check_tails(void) {
     }
 }
 
-_Static_assert(16 % TILE_LANES == 0 && TILE_LANES % WIDTH == 0, "TILE_LANES divides 16");
+_Static_assert(64 / sizeof(real) % WIDTH == 0, "a cache line is whole vectors");
 _Static_assert(TILE_ROWS_4 > 0 && TILE_ROWS_3 > 0 && TILE_ROWS_2 > 0 && TILE_ROWS_1 > 0, "rows");
 
 int main(void) {
