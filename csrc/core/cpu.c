@@ -1,4 +1,4 @@
-/* cpu.c - CPUID with XGETBV, and how many CPUs we may use.
+/* cpu.c - CPUID with XGETBV, the cache beyond L1, and how many CPUs we may use.
  * SPDX-License-Identifier: Apache-2.0 */
 #define _GNU_SOURCE
 #include "core/cpu.h"
@@ -47,6 +47,14 @@ unsigned rnn_cpu_features(void) { return RNN_CPU_NEON; }
 #else
 unsigned rnn_cpu_features(void) { return 0; }
 #endif
+
+size_t rnn_cpu_l2_bytes(void) {
+    long bytes = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return bytes > 0 ? (size_t)bytes : 0;
+}
 
 /* CPUs of the cgroup's quota, or 0 if there is none. */
 static int cgroup_quota(void) {

@@ -3,6 +3,8 @@
 #ifndef RNN_CORE_CPU_H
 #define RNN_CORE_CPU_H
 
+#include <stddef.h>
+
 /* Instruction-set features as bits; an ISA of ours requires a set of them. */
 enum {
     RNN_CPU_AVX2 = 1 << 0,
@@ -18,6 +20,9 @@ enum {
 
 /* The features both the CPU has and the operating system saves registers for. */
 unsigned rnn_cpu_features(void);
+
+/* Bytes of a CPU's second-level cache; 0 where the system does not say. */
+size_t rnn_cpu_l2_bytes(void);
 
 /* CPUs this process may use: its affinity mask, cut by a cgroup quota (rounded up); at least 1. */
 int rnn_cpu_allowed(void);

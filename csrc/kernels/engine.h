@@ -15,6 +15,7 @@ struct rnn_engine {
     rnn_gemm gemm;
     rnn_blas_gemm blas[2]; /* by rnn_dtype; NULL without BLAS */
     rnn_pool *pool;
+    size_t l2_bytes; /* of a CPU, 0: not known; decides where work is done, never what it gives */
 };
 
 static inline const struct rnn_kernels *rnn_kernels_of(const rnn_engine *engine, rnn_dtype dtype) {

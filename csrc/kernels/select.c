@@ -122,7 +122,8 @@ rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **eng
                                     low_kernels(isa, RNN_WEIGHTS_INT8, options->emulate)},
                             .gemm = options->gemm,
                             .blas = {options->sgemm, options->dgemm},
-                            .pool = pool};
+                            .pool = pool,
+                            .l2_bytes = rnn_cpu_l2_bytes()};
     return RNN_OK;
 }
 

@@ -16,6 +16,8 @@ enum {
                                    weights are large, as many as these: reading them costs more */
     FUSED_ROWS = 3,             /* rows a thread, from which reading both weights at each step
                                    costs less than keeping the input part until its step, */
+    FUSED_ROWS_FAR = 24,        /* or where both come from an L3 that is far, as it is */
+    FAR_L3 = 2 << 20,           /* behind an L2 of so many bytes, of a CPU of many on a mesh, */
     FUSED_WEIGHTS = 12 << 20,   /* while these bytes of both come from a cache */
     BESIDE_LEAST = 64 << 10,    /* bytes of recurrent weights, more than an L1 holds, so that a step
                                    of one row waits for them, */
@@ -81,8 +83,11 @@ static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows
 /* Leading steps that compute their input part themselves: active rows only fall. */
 static size_t fused_steps(const struct rnn_direction *d, const struct rnn_rows *rows,
                           const struct rnn_plan *plan) {
-    const size_t least = FUSED_ROWS * (plan->by_rows ? (size_t)plan->threads : 1);
     const double bytes = step_work(d, 1) * (double)d->real_size;
+    const size_t l2 = d->engine->l2_bytes;
+    const int far = l2 >= FAR_L3 && bytes > 0.75 * (double)l2;
+    const size_t least =
+        (far ? FUSED_ROWS_FAR : FUSED_ROWS) * (plan->by_rows ? (size_t)plan->threads : 1);
     size_t steps = 0;
     if (d->blas || d->cell->phases > 1 || bytes > FUSED_WEIGHTS) return 0;
     while (steps < rows->steps && rows->active[steps] >= least) steps++;
