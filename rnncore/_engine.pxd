@@ -80,6 +80,7 @@ cdef extern from "rnncore.h" nogil:
         RNN_WEIGHTS_REAL
         RNN_WEIGHTS_BFLOAT16
         RNN_WEIGHTS_INT8
+    const char *rnn_engine_format_class(const rnn_engine *engine, rnn_weight_format format)
     const char *rnn_engine_route(const rnn_engine *engine, rnn_weight_format format, int *native)
 
     ctypedef struct rnn_layer_options:

@@ -138,6 +138,10 @@ cdef class Engine:
         """"fma" (equal bits on every ISA of the class) or "muladd"."""
         return rnn_engine_bit_class(self.handle).decode()
 
+    def bit_class_of(self, weights):
+        """The bit class of what is computed with such weights ("bfloat16" or "int8")."""
+        return rnn_engine_format_class(self.handle, WEIGHT_FORMATS[weights]).decode()
+
     def weight_routes(self):
         """How products with weights in low precision run: {name: (instruction or what stands in
         for it, whether it is an instruction made for it)}."""

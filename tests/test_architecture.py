@@ -124,8 +124,8 @@ def test_isa_files_include_freestanding_headers_only():
     assert not {folder(p) for p in seen} & {"core", "sequence", "model", "nn"}
 
 
-# What avx512 uses where the CPU has more than the ISA asks for: its own dialect, other flags.
-EXTENSIONS = {"avx512bf16": "bf16", "avx512vnni": "int8"}
+# What is avx512 but for products in low precision: its own dialect, other flags.
+EXTENSIONS = {"avx512bf16": ["bf16"], "avx512vnni": ["int8"], "amx": ["bf16", "int8"]}
 
 
 def test_isa_files_are_a_few_lines():
@@ -133,6 +133,7 @@ def test_isa_files_are_a_few_lines():
     for path in (CSRC / "kernels" / "isa").glob("*.c"):
         isa, what = path.stem.rsplit("_", 1)
         dialect = "avx512" if isa in EXTENSIONS else isa
+        dots = "amx" if isa == "amx" else dialect
         expected = [f"#define RNN_ISA {isa}"]
         if what in ("f32", "f64"):
             expected += [f"#define RNN_REAL_BITS {what[1:]}", f'#include "simd/{dialect}.inc"']
@@ -140,7 +141,7 @@ def test_isa_files_are_a_few_lines():
         else:
             bits = {"bf16": 16, "int8": 8}[what]
             expected += ["#define RNN_REAL_BITS 32", f"#define RNN_WEIGHT_BITS {bits}"]
-            expected += [f'#include "simd/{dialect}.inc"', f'#include "simd/dot_{dialect}.inc"']
+            expected += [f'#include "simd/{dialect}.inc"', f'#include "simd/dot_{dots}.inc"']
             expected += ['#include "kernels/low_all.inc"']
         assert path.read_text(encoding="utf-8").splitlines()[2:] == expected, path.name
 
@@ -152,12 +153,13 @@ def test_isa_table_names_what_exists():
     isas = [isa for isa in rows if isa not in EXTENSIONS]
     assert set(rows) - set(isas) == set(EXTENSIONS)
     names = {f"{isa}_{what}" for isa in isas for what in ("f32", "f64", "bf16", "int8")}
-    names |= {f"{isa}_{what}" for isa, what in EXTENSIONS.items()}
+    names |= {f"{isa}_{what}" for isa, formats in EXTENSIONS.items() for what in formats}
     assert names == {path.stem for path in (CSRC / "kernels" / "isa").glob("*.c")}
     select = (CSRC / "kernels" / "select.c").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^\s*ROW\((\w+),", select, re.M)) == sorted(isas)
-    for isa, what in EXTENSIONS.items():
-        assert f"return &rnn_low_{isa}_{what};" in select
+    for isa, formats in EXTENSIONS.items():
+        for what in formats:
+            assert re.search(rf"(return |{{NULL.*)&rnn_low_{isa}_{what}\b", select)
 
 
 @pytest.mark.parametrize(

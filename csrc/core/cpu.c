@@ -12,11 +12,24 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 
 static unsigned long long saved_registers(void) {
     unsigned low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return ((unsigned long long)high << 32) | low;
+}
+
+/* Tile registers are saved for a process only once it has asked for them; asking again is free. */
+static int tiles_granted(void) {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return 0;
+#endif
 }
 
 unsigned rnn_cpu_features(void) {
@@ -37,6 +50,9 @@ unsigned rnn_cpu_features(void) {
         if (b >> 30 & 1) features |= RNN_CPU_AVX512BW;
         if (b >> 31 & 1) features |= RNN_CPU_AVX512VL;
         if (c >> 11 & 1) features |= RNN_CPU_AVX512VNNI;
+        const unsigned amx = 1u << 22 | 1u << 24 | 1u << 25; /* bfloat16, tiles, int8 */
+        const int tiles_saved = (saved & 0x60000) == 0x60000;
+        if (tiles_saved && (d & amx) == amx && tiles_granted()) features |= RNN_CPU_AMX;
         if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1))
             features |= RNN_CPU_AVX512BF16;
     }

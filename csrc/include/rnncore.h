@@ -182,6 +182,10 @@ typedef enum rnn_weight_format {
 RNN_API const char *rnn_engine_route(const rnn_engine *engine, rnn_weight_format format,
                                      int *native);
 
+/* The bit class of what is computed with such weights: that of the engine, but "tile" where tile
+ * registers add up products of bfloat16, in an order of theirs. NULL for an unknown format. */
+RNN_API const char *rnn_engine_format_class(const rnn_engine *engine, rnn_weight_format format);
+
 /* ---- one recurrent layer: forward, and backward through time ------------------------------ */
 
 typedef struct rnn_layer_options {

@@ -21,7 +21,7 @@ enum {
     RNN_LANES = 16, /* columns of a group */
     RNN_WIDE = 4,   /* groups of a single matrix's panel */
     RNN_WIDE_LANES = RNN_WIDE * RNN_LANES,
-    RNN_TILE_ROWS_MAX = 12, /* no dialect's register tile has more rows */
+    RNN_TILE_ROWS_MAX = 32, /* no dialect's register tile has more rows */
     RNN_AHEAD_LINES = 2,    /* cache lines that a tile asks for with each inner value */
     RNN_PAIR_COLUMNS = 48   /* of a panel of pairs: a multiple of the rows of every low tile */
 };
@@ -59,7 +59,8 @@ struct rnn_product {
 
 /* y[m] += sum over k of a[k][m] * b[k], k ascending, for one panel of b; `first`: y[m] is written,
  * as if it were 0.
- * In bfloat16 K counts words of two rows, a is [M / RNN_PAIR_COLUMNS][K][RNN_PAIR_COLUMNS]. */
+ * In bfloat16 K counts words of two rows, and a is what the ISA's pair_columns makes of it:
+ * [M / RNN_PAIR_COLUMNS][K][RNN_PAIR_COLUMNS], or with tile registers rows of M. */
 struct rnn_outer {
     size_t rows;   /* M, a multiple of the tile's rows for b's groups */
     size_t inner;  /* K */

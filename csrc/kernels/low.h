@@ -15,6 +15,7 @@ enum {
  * activations in float and round them to the format themselves. */
 struct rnn_low_kernels {
     const char *route; /* the instruction, or what stands in for it */
+    const char *bit_class;
     int native;
     size_t tile_rows[5]; /* rows of the register tile, by groups of a panel */
     int beside;          /* a step of one row takes another product along */
@@ -25,6 +26,7 @@ struct rnn_low_kernels {
     void (*back[RNN_PHASE_COUNT])(const struct rnn_back *);
     void (*round)(const struct rnn_round *);
     void (*pairs)(const struct rnn_pairs *);
+    void (*pair_columns)(const struct rnn_pairs *); /* as `outer` takes a; no width, no next */
     void (*outer)(const struct rnn_outer *);
     void (*column_sum)(const struct rnn_column_sum *);
 };

@@ -412,10 +412,8 @@ static void low_gradient_block(const struct rnn_weight_gradient *g,
                               .columns = rnn_round_up(columns, RNN_LANES),
                               .x = at(g->a, r * g->lda + share->begin, size),
                               .ldx = g->lda,
-                              .width = RNN_PAIR_COLUMNS,
-                              .out = (void *)share->micro,
-                              .next = (rows + 1) / 2 * RNN_PAIR_COLUMNS};
-    low->pairs(&pairs);
+                              .out = (void *)share->micro};
+    low->pair_columns(&pairs);
     for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
         const struct rnn_gradient_part *part = &g->part[p];
         for (size_t j = 0; share->acc[p] && j < share->ld[p]; j += RNN_WIDE_LANES) {

@@ -23,9 +23,15 @@ DECLARE(baseline);
 DECLARE(avx2);
 DECLARE(avx512);
 extern const struct rnn_low_kernels rnn_low_avx512bf16_bf16, rnn_low_avx512vnni_int8;
+extern const struct rnn_low_kernels rnn_low_amx_bf16, rnn_low_amx_int8;
 #elif defined(__aarch64__)
 DECLARE(neon);
 #endif
+
+enum {
+    AVX512 = RNN_CPU_FMA | RNN_CPU_AVX2 | RNN_CPU_AVX512F | RNN_CPU_AVX512BW | RNN_CPU_AVX512DQ |
+    RNN_CPU_AVX512VL
+};
 
 static const struct isa {
     const char *name;
@@ -37,8 +43,11 @@ static const struct isa {
     ROW(baseline, 0),
 #if defined(__x86_64__)
     ROW(avx2, RNN_CPU_AVX2 | RNN_CPU_FMA),
-    ROW(avx512, RNN_CPU_FMA | RNN_CPU_AVX2 | RNN_CPU_AVX512F | RNN_CPU_AVX512BW | RNN_CPU_AVX512DQ |
-                    RNN_CPU_AVX512VL),
+    ROW(avx512, AVX512),
+    {"amx",
+     AVX512 | RNN_CPU_AVX512BF16 | RNN_CPU_AVX512VNNI | RNN_CPU_AMX,
+     {&rnn_kernels_avx512_f32, &rnn_kernels_avx512_f64},
+     {NULL, &rnn_low_amx_bf16, &rnn_low_amx_int8}},
 #elif defined(__aarch64__)
     ROW(neon, RNN_CPU_NEON),
 #endif
@@ -57,6 +66,8 @@ static const struct rnn_low_kernels *low_kernels(const struct isa *isa, rnn_weig
 #if defined(__x86_64__)
     const int wide = !emulate && strcmp(isa->name, "avx512") == 0;
     const unsigned features = rnn_cpu_features();
+    if (emulate && strcmp(isa->name, "amx") == 0)
+        return format == RNN_WEIGHTS_INT8 ? &rnn_low_avx512_int8 : &rnn_low_avx512_bf16;
     if (wide && format == RNN_WEIGHTS_BFLOAT16 && (features & RNN_CPU_AVX512BF16))
         return &rnn_low_avx512bf16_bf16;
     if (wide && format == RNN_WEIGHTS_INT8 && (features & RNN_CPU_AVX512VNNI))
@@ -85,7 +96,7 @@ static rnn_status find_isa(const char *name, const struct isa **found) {
     if (!*found)
         return rnn_fail(RNN_ERR_ARGUMENT, "isa is \"%s\", this build knows: reference, baseline%s",
                         name,
-                        ISAS > 3   ? ", avx2, avx512"
+                        ISAS > 3   ? ", avx2, avx512, amx"
                         : ISAS > 2 ? ", neon"
                                    : "");
     if (!runs_here(*found))
@@ -147,6 +158,12 @@ const char *rnn_engine_isa(const rnn_engine *engine) { return engine->isa; }
 
 const char *rnn_engine_bit_class(const rnn_engine *engine) {
     return engine->kernels[RNN_FLOAT32]->bit_class;
+}
+
+const char *rnn_engine_format_class(const rnn_engine *engine, rnn_weight_format format) {
+    if ((unsigned)format >= RNN_WEIGHTS_COUNT) return NULL;
+    const struct rnn_low_kernels *low = engine->low[format];
+    return low ? low->bit_class : rnn_engine_bit_class(engine);
 }
 
 const char *rnn_engine_route(const rnn_engine *engine, rnn_weight_format format, int *native) {

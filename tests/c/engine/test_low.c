@@ -75,6 +75,11 @@ static rnn_status answer(const rnn_engine *engine, const struct problem *p,
     return status;
 }
 
+static int is_of_class(const rnn_engine *engine, rnn_weight_format format,
+                       const rnn_engine *reference) {
+    return strcmp(rnn_engine_format_class(engine, format), rnn_engine_bit_class(reference)) == 0;
+}
+
 /* Every ISA of the class with one rounding, with its own instructions and emulated. */
 void test_low_bits(void) {
     static const size_t hidden[] = {1, 3, 15, 16, 17, 33, 65, 100};
@@ -82,11 +87,11 @@ void test_low_bits(void) {
     for (int isa = 0; isa < 2 * rnn_isa_count(); isa++) {
         rnn_engine *engine = low_engine(rnn_isa_name(isa / 2, NULL), isa % 2);
         if (!engine) continue;
-        const int same = strcmp(rnn_engine_bit_class(engine), rnn_engine_bit_class(reference)) == 0;
         for (size_t k = 0; k < CELLS * 2 * sizeof hidden / sizeof hidden[0]; k++) {
             const struct problem p = low_problem(&cells[k % CELLS], hidden[k / CELLS / 2]);
             const rnn_weight_format format =
                 k / CELLS % 2 ? RNN_WEIGHTS_INT8 : RNN_WEIGHTS_BFLOAT16;
+            const int same = is_of_class(engine, format, reference);
             float *expected = allocate(OUT * output_of(&p), sizeof(float));
             float *found = allocate(OUT * output_of(&p), sizeof(float));
             context = rnn_engine_isa(engine);
@@ -141,6 +146,7 @@ void test_low_errors(void) {
     rnn_session_free(s);
     free(inputs);
     CHECK(rnn_engine_route(engine, (rnn_weight_format)-1, &native) == NULL, "");
+    CHECK(rnn_engine_format_class(engine, RNN_WEIGHTS_COUNT) == NULL, "");
     for (int format = 0; format < RNN_WEIGHTS_COUNT; format++)
         CHECK(rnn_engine_route(engine, (rnn_weight_format)format, &native)[0] && native >= 0, "");
     rnn_engine_free(engine);
@@ -176,7 +182,7 @@ void test_low_training(void) {
     for (int isa = 0; isa < 2 * rnn_isa_count(); isa++) {
         rnn_engine *engine = low_engine(rnn_isa_name(isa / 2, NULL), isa % 2);
         if (!engine) continue;
-        const int same = strcmp(rnn_engine_bit_class(engine), rnn_engine_bit_class(reference)) == 0;
+        const int same = is_of_class(engine, RNN_WEIGHTS_BFLOAT16, reference);
         for (size_t k = 0; k < CELLS * sizeof hidden / sizeof hidden[0]; k++) {
             struct problem p = low_problem(&cells[k % CELLS], hidden[k / CELLS]);
             size_t count;
@@ -210,4 +216,72 @@ void test_low_training(void) {
         rnn_engine_free(engine);
     }
     rnn_engine_free(reference);
+}
+
+static float to_bfloat16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* sum + the products of `count` pairs, as tile registers add them: of each 32 those at even places,
+ * and those at odd ones, then both together. */
+static float add_by_tiles(float sum, const float *a, size_t lda, const float *b, size_t ldb,
+                          size_t count) {
+    for (size_t k = 0; k < count; k += 32) {
+        float part[2] = {0, 0};
+        for (size_t i = k; i < count && i < k + 32; i++)
+            part[i % 2] = fmaf(to_bfloat16(a[i * lda]), to_bfloat16(b[i * ldb]), part[i % 2]);
+        sum += part[0] + part[1];
+    }
+    return sum;
+}
+
+/* Where tile registers add up bfloat16: outputs and gradients of one step, bit by bit. */
+void test_low_tile_order(void) {
+    static const size_t rows[] = {1, 5, 16, 21, 32, 40, 70}, inputs[] = {1, 31, 32, 33, 100};
+    static const struct kind relu = {RNN_CELL_RELU, 0, "relu"};
+    rnn_engine *engine = low_engine(NULL, 0); /* the best ISA has them, if any */
+    context = rnn_engine_isa(engine);
+    if (strcmp(rnn_engine_format_class(engine, RNN_WEIGHTS_BFLOAT16), "tile") != 0) {
+        printf("low_tile_order: not run, this CPU has no tile registers\n");
+        rnn_engine_free(engine);
+        return;
+    }
+    for (size_t n = 0; n < 35; n++) {
+        struct problem p = low_problem(&relu, n % 2 ? 50 : 80);
+        p.steps = 1, p.rows = rows[n % 7], p.input = inputs[n % 5];
+        p.products = RNN_WEIGHTS_BFLOAT16;
+        const struct layout l = layout_of(&p);
+        float *in = new_inputs(&p, (unsigned)n), *dy = new_output_gradients(&p, (unsigned)n);
+        float *out = allocate(l.outputs, sizeof(float)), *back = allocate(l.inputs, sizeof(float));
+        const float *x = in + l.x, *w = in + l.weight[0][W_IH], *y = out + l.y;
+        memset(in + l.h0, 0, p.rows * p.hidden * sizeof(float));
+        memset(dy + l.hn, 0, p.rows * p.hidden * sizeof(float));
+        rnn_tape *tape;
+        NEED(forward(engine, &p, in, out, &tape));
+        NEED(backward(tape, &p, dy, back));
+        rnn_tape_free(tape);
+        for (size_t h = 0; h < p.hidden; h++) {
+            const float bias = in[l.weight[0][B_IH] + h] + in[l.weight[0][B_HH] + h];
+            for (size_t r = 0; r < p.rows; r++) {
+                const float sum =
+                    add_by_tiles(bias, x + r * p.input, 1, w + h * p.input, 1, p.input);
+                CHECK(y[r * p.hidden + h] == (sum > 0 ? sum : 0), "%zu rows of %zu: y[%zu][%zu]",
+                      p.rows, p.input, r, h);
+                if (y[r * p.hidden + h] == 0) dy[l.y + r * p.hidden + h] = 0;
+            }
+            for (size_t k = 0; k < p.input; k++)
+                CHECK(back[l.weight[0][W_IH] + h * p.input + k] ==
+                          add_by_tiles(0, dy + l.y + h, p.hidden, x + k, p.input, p.rows),
+                      "%zu rows of %zu: dw[%zu][%zu]", p.rows, p.input, h, k);
+        }
+        free(in);
+        free(dy);
+        free(out);
+        free(back);
+    }
+    rnn_engine_free(engine);
 }

@@ -44,6 +44,7 @@ TEST(low_bits)
 TEST(low_failing_allocations)
 TEST(low_errors)
 TEST(low_training)
+TEST(low_tile_order)
 #ifdef TEST_PROTOTYPES
 #undef TEST
 #undef TEST_PROTOTYPES
