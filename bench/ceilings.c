@@ -20,8 +20,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
+#include <sys/syscall.h>
 #endif
 
 enum { RUNS = 7, MOST_THREADS = 256, BARRIERS = 20000 };
@@ -85,6 +88,47 @@ __attribute__((target("avx512f,avx512vnni"))) static void dot_int8(size_t n, con
     for (int k = 1; k < SUMS; k++) sum[0] = _mm512_add_epi32(sum[0], sum[k]);
     _mm512_storeu_si512(sink + 2, sum[0]);
 }
+
+/* Whether there are tile registers (AMX), for bfloat16 and int8, and this process may use them. */
+static int has_tiles(void) {
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    const unsigned amx = 1u << 22 | 1u << 24 | 1u << 25;
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & amx) == amx &&
+           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
+/* Registers of 16 rows of 64 bytes: four of sums, two and two that are multiplied. */
+__attribute__((target("amx-tile"))) static void configure_tiles(const float *sink) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } shapes __attribute__((aligned(64))) = {.palette = 1};
+    for (int k = 0; k < 8; k++) shapes.row_bytes[k] = 64, shapes.rows[k] = 16;
+    __asm__ volatile("" : : "r"(&shapes) : "memory");
+    _tile_loadconfig(&shapes);
+    _tile_loadd(4, sink, 0);
+    _tile_loadd(5, sink, 0);
+    _tile_loadd(6, sink, 0);
+    _tile_loadd(7, sink, 0);
+}
+
+#define TILES(name, features, multiply)                                                          \
+    __attribute__((target("amx-tile," features))) static void name(size_t n, const void *buffer, \
+                                                                   size_t bytes, float *sink) {  \
+        (void)buffer, (void)bytes;                                                               \
+        configure_tiles(sink);                                                                   \
+        while (n--) {                                                                            \
+            multiply(0, 4, 6);                                                                   \
+            multiply(1, 4, 7);                                                                   \
+            multiply(2, 5, 6);                                                                   \
+            multiply(3, 5, 7);                                                                   \
+        }                                                                                        \
+        _tile_release();                                                                         \
+    }
+TILES(tile_bf16, "amx-bf16", _tile_dpbf16ps)
+TILES(tile_int8, "amx-int8", _tile_dpbusd)
 
 /* ---- reading: a buffer summed up, 512 bytes at a time --------------------------------------- */
 
@@ -253,6 +297,8 @@ static int measure_arithmetic(const char *only, int threads) {
         {"fma_avx512", fma_avx512, SUMS * 16 * 2.0, __builtin_cpu_supports("avx512f")},
         {"dot_bf16", dot_bf16, SUMS * 32 * 2.0, __builtin_cpu_supports("avx512bf16")},
         {"dot_int8", dot_int8, SUMS * 64 * 2.0, __builtin_cpu_supports("avx512vnni")},
+        {"tile_bf16", tile_bf16, 4 * 16 * 16 * 32 * 2.0, has_tiles()},
+        {"tile_int8", tile_int8, 4 * 16 * 16 * 64 * 2.0, has_tiles()},
 #endif
         {"fma_portable", fma_portable, SUMS * 4 * 2.0, 1},
     };

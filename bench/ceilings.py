@@ -14,8 +14,8 @@ from bench.workloads import VOCABULARY
 SOURCE = Path(__file__).with_name("ceilings.c")
 PEAKS = {  # names of the figures that bound a precision's arithmetic
     "float32": ("fma_avx2", "fma_avx512", "fma_portable"),
-    "bfloat16": ("dot_bf16", "fma_avx2", "fma_avx512", "fma_portable"),
-    "int8": ("dot_int8", "fma_avx2", "fma_avx512", "fma_portable"),
+    "bfloat16": ("tile_bf16", "dot_bf16", "fma_avx2", "fma_avx512", "fma_portable"),
+    "int8": ("tile_int8", "dot_int8", "fma_avx2", "fma_avx512", "fma_portable"),
 }
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
