@@ -18,8 +18,8 @@ FLAGS = "-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno -fvisibility=hid
 # A vector instruction with an operand on the stack.
 SPILL = re.compile(r"v\w+\s.*(\(%rsp|-0x\w+\(%rbp)")
 
-# What a tile multiplies with: floats, pairs of bfloat16, quads or pairs of integers.
-PRODUCTS = r"vfmadd|vdpbf16ps|vpdpbusd|vpmaddwd"
+# What a tile multiplies with: floats, pairs of bfloat16, quads or pairs of integers; or tiles.
+PRODUCTS = r"vfmadd|vdpbf16ps|vpdpbusd|vpmaddwd|tdpbf16ps|tdpbusd"
 
 pytestmark = [
     pytest.mark.slow,
@@ -126,12 +126,13 @@ def test_product_loops_keep_their_sums_in_registers(compiled):
     isa, target = compiled
     if isa in ("reference", "baseline"):
         pytest.skip("plain ISAs have too few registers or call fma")
+    tiles, least = (r"multiply_by_tiles|outer", 1) if isa == "amx" else ("tile_", 8)
     loops, spilled = 0, []
     for name, body in functions(target).items():
-        for loop in inner_loops(body) if name.startswith("tile_") else ():
+        for loop in inner_loops(body) if re.match(tiles, name) else ():
             if sum(bool(re.search(PRODUCTS, text)) for text in loop) < 4:
                 continue
             loops += 1
             spilled += [f"{name}: {text}" for text in loop if SPILL.match(text)]
-    assert loops >= 8
+    assert loops >= least
     assert not spilled
