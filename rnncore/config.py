@@ -23,11 +23,12 @@ def use_engine(isa=None, gemm=None, emulate=False):
     Parameters
     ----------
     isa : str, optional
-        "reference", "baseline", "avx2", "avx512" or "neon".
+        "reference", "baseline", "avx2", "avx512", "amx" or "neon".
     gemm : {"auto", "packed", "blas"}, optional
     emulate : bool
         Leave out the instructions for bfloat16 and int8 that some machines with this instruction
-        set lack. The same bits, slower.
+        set lack: slower, with the same bits but for bfloat16 on "amx", whose bits become those of
+        "avx512".
     """
     global _current
     before = _current

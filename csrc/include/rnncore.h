@@ -148,7 +148,8 @@ typedef struct rnn_engine_options {
     rnn_gemm gemm;
     rnn_blas_gemm sgemm; /* needed by RNN_GEMM_BLAS, may be NULL otherwise */
     rnn_blas_gemm dgemm;
-    int emulate; /* not 0: no instruction that some machines with this ISA lack; the same bits */
+    int emulate; /* not 0: no instruction that some machines with this ISA lack; the same bits, of
+                    amx those of avx512 */
 } rnn_engine_options;
 
 /* Make an engine. Asking for an ISA the CPU lacks, or for BLAS without pointers, is
