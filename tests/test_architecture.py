@@ -159,7 +159,7 @@ def test_isa_table_names_what_exists():
     assert sorted(re.findall(r"^\s*ROW\((\w+),", select, re.M)) == sorted(isas)
     for isa, formats in EXTENSIONS.items():
         for what in formats:
-            assert re.search(rf"(return |{{NULL.*)&rnn_low_{isa}_{what}\b", select)
+            assert f"return &rnn_low_{isa}_{what};" in select
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ static const struct isa {
     {"amx",
      AVX512 | RNN_CPU_AVX512BF16 | RNN_CPU_AVX512VNNI | RNN_CPU_AMX,
      {&rnn_kernels_avx512_f32, &rnn_kernels_avx512_f64},
-     {NULL, &rnn_low_amx_bf16, &rnn_low_amx_int8}},
+     {NULL, &rnn_low_avx512_bf16, &rnn_low_avx512_int8}},
 #elif defined(__aarch64__)
     ROW(neon, RNN_CPU_NEON),
 #endif
@@ -66,12 +66,13 @@ static const struct rnn_low_kernels *low_kernels(const struct isa *isa, rnn_weig
 #if defined(__x86_64__)
     const int wide = !emulate && strcmp(isa->name, "avx512") == 0;
     const unsigned features = rnn_cpu_features();
-    if (emulate && strcmp(isa->name, "amx") == 0)
-        return format == RNN_WEIGHTS_INT8 ? &rnn_low_avx512_int8 : &rnn_low_avx512_bf16;
     if (wide && format == RNN_WEIGHTS_BFLOAT16 && (features & RNN_CPU_AVX512BF16))
         return &rnn_low_avx512bf16_bf16;
     if (wide && format == RNN_WEIGHTS_INT8 && (features & RNN_CPU_AVX512VNNI))
         return &rnn_low_avx512vnni_int8;
+    const int tiles = !emulate && strcmp(isa->name, "amx") == 0;
+    if (tiles && format == RNN_WEIGHTS_BFLOAT16) return &rnn_low_amx_bf16;
+    if (tiles && format == RNN_WEIGHTS_INT8) return &rnn_low_amx_int8;
 #else
     (void)emulate;
 #endif
