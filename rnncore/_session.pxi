@@ -210,17 +210,13 @@ cdef class Session:
         expect_threads(threads)
         x = self.input_array(x)
         steps, rows = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
-        dtype = dtype_name(self.number)
-        made = rnn_session_steps(self.handle, steps)
-        y = empty(self.engine, (rows, made, self.outputs) if self.batch_first
-                  else (made, rows, self.outputs), dtype)
+        y = empty(self.engine, self.shape_of(rnn_session_steps(self.handle, steps), rows,
+                                             self.outputs), dtype_name(self.number))
         if lengths is not None:
             lengths = lengths_array(lengths, rows)
             io.lengths = <const int64_t *>data(lengths)
         state = self.state_arrays(state, rows)
-        final = [(np.empty((layers * directions, rows, hidden), dtype),
-                  np.empty((layers * directions, rows, cells), dtype) if cells else None)
-                 for layers, directions, hidden, cells in self.states]
+        final = self.empty_states(rows)
         pointers.fill(self.states, state, final)
         io.steps = steps
         io.rows = rows
@@ -235,6 +231,17 @@ cdef class Session:
             status = rnn_session_run(self.handle, &io)
         check(status)
         return y, final
+
+    cdef tuple shape_of(self, Py_ssize_t steps, Py_ssize_t rows, Py_ssize_t width):
+        """The shape of x or y."""
+        return (rows, steps, width) if self.batch_first else (steps, rows, width)
+
+    cdef list empty_states(self, Py_ssize_t rows):
+        """Arrays for [(h, c)] of each recurrent module."""
+        dtype = dtype_name(self.number)
+        return [(np.empty((layers * directions, rows, hidden), dtype),
+                 np.empty((layers * directions, rows, cells), dtype) if cells else None)
+                for layers, directions, hidden, cells in self.states]
 
     cdef list state_arrays(self, state, Py_ssize_t rows):
         """Checked [(h, c)] of each recurrent module; None for zeros."""
@@ -256,6 +263,10 @@ cdef class Session:
                 expect_shape(c, (layers * directions, rows, cells), "c_0", formula)
             checked.append((h, c))
         return checked
+
+    def held(self, Py_ssize_t steps, Py_ssize_t rows):
+        """A call of `run` whose arrays are made once."""
+        return Held(self, steps, rows)
 
     def stream(self, Py_ssize_t batch=1, *, int threads=1):
         """A stream of `batch` rows that advance together, states zero."""
@@ -292,6 +303,63 @@ cdef class Pointers:
                 self.hn[k] = data(h_out[first:])
                 self.cn[k] = NULL if c_out is None else data(c_out[first:])
                 k += 1
+
+
+@cython.no_gc_clear  # as Session, whose engine it is
+cdef class Held:
+    """A call of ``Session.run`` on arrays that are made once: to be filled, run, and read.
+
+    Made by ``Session.held(steps, rows)``; for one thread at a time.
+
+    Attributes
+    ----------
+    x, y : array
+        As `run` takes and gives them; x holds reals.
+    initial, final : list of (h, c | None)
+        The states before, at first zeros, and after.
+    """
+
+    cdef Session session
+    cdef Pointers pointers
+    cdef rnn_session_io io
+    cdef readonly cnp.ndarray x, y
+    cdef readonly list initial, final
+
+    def __cinit__(self, Session session not None, Py_ssize_t steps, Py_ssize_t rows):
+        if session.tokens:
+            raise TypeError("the model begins with an embedding, expected one that takes reals")
+        if steps < 0 or rows < 0:
+            raise ValueError(f"steps is {steps}, rows {rows}, expected 0 or more")
+        self.session = session
+        dtype = dtype_name(session.number)
+        self.x = np.zeros(session.shape_of(steps, rows, session.inputs), dtype)
+        made = rnn_session_steps(session.handle, steps)
+        self.y = np.empty(session.shape_of(made, rows, session.outputs), dtype)
+        self.initial, self.final = session.empty_states(rows), session.empty_states(rows)
+        for pair in self.initial:
+            for array in pair:
+                if array is not None:
+                    array[...] = 0
+        self.pointers = Pointers(rnn_session_recurrents(session.handle))
+        self.pointers.fill(session.states, self.initial, self.final)
+        memset(&self.io, 0, sizeof(self.io))
+        self.io.steps = steps
+        self.io.rows = rows
+        self.io.x = sequence_of(self.x, session.batch_first)
+        self.io.y = sequence_of(self.y, session.batch_first)
+        self.io.h0 = self.pointers.h0
+        self.io.c0 = self.pointers.c0
+        self.io.hn = self.pointers.hn
+        self.io.cn = self.pointers.cn
+
+    def run(self, *, int threads=1):
+        """Compute y and the final states from x and the initial ones."""
+        cdef rnn_status status
+        expect_threads(threads)
+        self.io.threads = threads
+        with nogil:
+            status = rnn_session_run(self.session.handle, &self.io)
+        check(status)
 
 
 @cython.no_gc_clear  # as Session, whose engine it is

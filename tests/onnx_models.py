@@ -6,6 +6,10 @@ import numpy as np
 from rnncore.io.onnx import messages, tensors, writer
 
 
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
 def attribute(name, value):
     if isinstance(value, messages.Graph):
         return messages.Attribute(name, g=value, type=5)

@@ -117,6 +117,35 @@ def test_a_sequential(batch_first, lengths, dtype):
     assert_same_states(final, last)
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_held_call_computes_anew_each_time(cell, batch_first):
+    module = bare(cell, "float32", batch_first=batch_first)
+    session = rnncore.Session(module)
+    held = session._core.held(STEPS, BATCH)
+    x = drawn("float32", *((BATCH, STEPS, 4) if batch_first else (STEPS, BATCH, 4)))
+    for scale in (1, 2, 3):
+        state = None if scale == 1 else states(module, "float32")
+        held.x[...] = scale * x
+        if state is not None:
+            for array, value in zip(leaves(held.initial), leaves(state), strict=False):
+                array[...] = value
+        held.run()
+        expected, last = session.run(scale * x, state=state, return_state=True)
+        assert_same_bits(held.y, expected)
+        assert_same_states(session._form(held.final), last)
+
+
+def test_bad_held_calls():
+    with pytest.raises(TypeError, match="embedding"):
+        rnncore.Session(embedded("float32"))._core.held(STEPS, BATCH)
+    core = rnncore.Session(bare("lstm", "float32"))._core
+    with pytest.raises(ValueError, match="steps is -1, rows 3"):
+        core.held(-1, BATCH)
+    with pytest.raises(ValueError, match="threads is 0"):
+        core.held(STEPS, BATCH).run(threads=0)
+
+
 def test_parts_of_a_state_may_be_left_out():
     module = scaled(embedded("float32")).eval()
     state = states(module, "float32")

@@ -2,16 +2,21 @@
 
 The first call with inputs of some shapes walks through the graph node by node. What follows from
 constants and shapes alone is computed then and never again, branches are chosen, and operators
-prepare their weights and work areas; the calls that are left are the plan for these shapes.
+prepare their weights and work areas. Small results get places that are theirs for all calls, and
+what only looks at a place from another side is done once. The calls that are left are the plan for
+these shapes.
 """
 # SPDX-License-Identifier: Apache-2.0
 
 import numpy as np
 
 from rnncore.io.onnx.graph import NOTHING, evaluate, free, truth
+from rnncore.io.onnx.registry import Ufunc
 
 ACTIVATIONS = ("Relu", "Sigmoid", "Tanh")
 """What the engine computes on the result of a product."""
+PLACE_MAX = 1 << 16
+"""Bytes at most of a result that has a place between calls."""
 UNWANTED = -1
 """Number of outputs that have no name: they are dropped."""
 
@@ -36,8 +41,10 @@ class Plan:
         outputs = [self._real(slot) for slot in graph.block.outputs]
         self.first = [np.array(self._env[slot]) for slot in outputs]
         steps = self._fused(_needed(steps, outputs), outputs)
+        self._places = {slot: self._env[slot] for slot in self._static}
+        steps = self._placed(steps)
         self._renumber(steps, slots, outputs)
-        del self._env, self._alias
+        del self._env, self._alias, self._places
 
     def _real(self, slot):
         while slot in self._alias:
@@ -127,8 +134,43 @@ class Plan:
         other = inputs[1] if inputs[0] == outs[0] else inputs[0]
         return run.plus(self._env[other]) if other in self._static else None
 
+    def _placed(self, steps):
+        """The steps with places for their results, and without those that view places."""
+        kept = []
+        for run, inputs, outs, _ in steps:
+            views = self._views(run, inputs)
+            if views is not None:
+                self._enter(outs, views)
+                continue
+            values = [self._env[slot] for slot in outs]
+            if self._shaped.issuperset(outs) and all(map(_is_small, values)):
+                if isinstance(run, np.ufunc):
+                    run = Ufunc(run)
+                if hasattr(run, "placed"):
+                    run, places = run.placed([self._env[slot] for slot in inputs], values)
+                    for place, value in zip(places, values, strict=False):
+                        place[...] = value  # as after the first call
+                    self._enter(outs, places)
+                    outs = ()
+            kept.append((run, inputs, outs))
+        return kept
+
+    def _views(self, run, inputs):
+        """The results of a step if they are views of its one input that is no constant."""
+        varied = [slot for slot in inputs if slot not in self._static]
+        if len(varied) != 1 or varied[0] not in self._places:
+            return None
+        results = run(*[self._places[slot] for slot in inputs])
+        results = results if type(results) is tuple else (results,)
+        source = self._places[varied[0]]
+        return results if all(np.may_share_memory(r, source) for r in results) else None
+
+    def _enter(self, outs, places):
+        self._places.update(zip(outs, places, strict=False))
+        self._places[NOTHING] = None
+
     def _renumber(self, steps, slots, outputs):
-        """Give the values that are left small numbers, and those known their places."""
+        """Give the values that are left small numbers, and those that stay their places."""
         numbers = {}
 
         def number(slot):
@@ -136,20 +178,14 @@ class Plan:
 
         self._inputs = [number(slot) for slot in slots]
         self._steps = [
-            (
-                run,
-                tuple(map(number, ins)),
-                tuple(number(s or UNWANTED) for s in outs),
-                len(outs) == 1,
-            )
-            for run, ins, outs, _ in steps
+            (run, tuple(map(number, ins)), tuple(number(s or UNWANTED) for s in outs))
+            for run, ins, outs in steps
         ]
         self._outputs = [number(slot) for slot in outputs]
         self._start = [None] * len(numbers)
         for slot, place in numbers.items():
-            if slot in self._static:
-                self._start[place] = self._env[slot]
-        fresh = {place for _, _, outs, _ in self._steps for place in outs}
+            self._start[place] = self._places.get(slot)
+        fresh = {place for _, _, outs in self._steps for place in outs}
         self._copied = [
             place not in fresh or self._outputs.count(place) > 1 for place in self._outputs
         ]
@@ -159,13 +195,14 @@ class Plan:
         slots = self._start.copy()
         for place, array in zip(self._inputs, arrays, strict=True):
             slots[place] = array
-        for run, ins, outs, single in self._steps:
-            if single:
-                found = run(*[slots[place] for place in ins])
-                slots[outs[0]] = found[0] if type(found) is tuple else found
-            else:
-                for place, value in zip(outs, run(*[slots[place] for place in ins]), strict=False):
-                    slots[place] = value
+        for run, ins, outs in self._steps:
+            found = run(*[slots[place] for place in ins])
+            if not outs:
+                continue  # it is in its place
+            if type(found) is not tuple:
+                found = (found,)
+            for place, value in zip(outs, found, strict=False):
+                slots[place] = value
         results = []
         for place, copied in zip(self._outputs, self._copied, strict=True):
             array = np.asarray(slots[place])
@@ -174,6 +211,10 @@ class Plan:
                 array = array.copy()
             results.append(array)
         return results
+
+
+def _is_small(value):
+    return value is None or value.nbytes <= PLACE_MAX
 
 
 def _is_among(array, *lists):

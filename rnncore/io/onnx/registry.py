@@ -27,6 +27,8 @@ class Operator:
         Takes the attributes as keywords, gives `run(*inputs)`, which returns an array or, of
         several outputs, a tuple. Inputs left out are None. If it has `prepare(inputs, known)`, that
         gives a faster `run` for inputs of these shapes, those that are `known` with these values.
+        If that has `placed(inputs, results)`, for the arrays of one call, it gives (call, places):
+        `call(*inputs)` leaves the results in the arrays `places`, the same in each call.
     attributes : dict of str to (kind, default)
     inputs : (least, most)
     outputs : int
@@ -159,6 +161,39 @@ def _text(value, label):
 
 
 # ---- what many operators need -----------------------------------------------------------------
+
+
+class Prepared:
+    """A run with a faster one for inputs of shapes that passed it once."""
+
+    def __init__(self, run, prepare):
+        self._run, self._prepare = run, prepare
+
+    def __call__(self, *inputs):
+        """Run it."""
+        return self._run(*inputs)
+
+    def prepare(self, inputs, known):
+        """The faster run."""
+        found = self._prepare(inputs, known)
+        return self._run if found is None else found
+
+
+class Ufunc:
+    """A ufunc of an operator's first inputs, and of operands that are known."""
+
+    def __init__(self, ufunc, *operands):
+        self._ufunc, self._operands, self._count = ufunc, operands, ufunc.nin - len(operands)
+
+    def __call__(self, *inputs):
+        """Apply it."""
+        return self._ufunc(*inputs[: self._count], *self._operands)
+
+    def placed(self, inputs, results):
+        """The same into one place."""
+        place = np.empty_like(results[0])
+        ufunc, count, operands = self._ufunc, self._count, self._operands
+        return lambda *inputs: ufunc(*inputs[:count], *operands, out=place), (place,)
 
 
 def limited(shape):

@@ -214,6 +214,19 @@ class OneShape:
         self._target[...] = self._view
         return self._product(self._matrix).reshape(self._form).transpose(self._order)
 
+    def placed(self, inputs, results):
+        """The same into one place."""
+        inside, target, view, matrix = self._inside, self._target, self._view, self._matrix
+        product, place = self._product, np.empty(self._form, view.dtype)
+        rows = place.reshape(len(matrix), -1)
+
+        def run(x, *_):
+            inside[...] = x
+            target[...] = view
+            product(matrix, rows)
+
+        return run, (place.transpose(self._order),)
+
     def followed_by(self, activation):
         """The same with an activation after it."""
         return OneShape(self._linear.followed_by(activation), self._inside, self._view, True)

@@ -8,7 +8,7 @@ import numpy as np
 from rnncore import _engine, config
 from rnncore.io import low
 from rnncore.io.onnx import tensors
-from rnncore.io.onnx.registry import operator
+from rnncore.io.onnx.registry import Prepared, Ufunc, operator
 from rnncore.threads import get_num_threads
 
 ENGINE_DTYPES = (np.float32, np.float64)
@@ -17,6 +17,9 @@ ENGINE_DTYPES = (np.float32, np.float64)
 def in_float(function):
     """`function` of float32 or float64 for any floating type: float16 is computed in float32."""
 
+    def prepare(inputs, known):
+        return function if inputs[0].dtype in ENGINE_DTYPES else None
+
     def run(x, *rest):
         if x.dtype.kind != "f":
             raise ValueError(f"the input is {x.dtype}, expected a floating type")
@@ -24,7 +27,7 @@ def in_float(function):
             return np.asarray(function(x.astype(np.float32), *rest)).astype(x.dtype)
         return function(x, *rest)
 
-    return run
+    return Prepared(run, prepare)
 
 
 def mapped(name):
@@ -94,10 +97,15 @@ def power():
 
     def run(x, y):
         if y.size == 1 and y.ndim <= x.ndim and float(y.reshape(())) == 2.0:
-            return np.multiply(x, x)
+            return np.square(x)
         return np.power(x, y).astype(x.dtype, copy=False)
 
-    return run
+    def prepare(inputs, known):
+        x, y = inputs
+        squared = known[1] and y.size == 1 and y.ndim <= x.ndim and float(y.reshape(())) == 2.0
+        return Ufunc(np.square) if squared else None
+
+    return Prepared(run, prepare)
 
 
 @operator("Mod", 10, inputs=2, alike=(0, 1), fmod=("int", 0))
@@ -173,7 +181,11 @@ for _name in ("Exp", "Tanh", "Sigmoid"):
 @operator("Relu", 6)
 def relu():
     """max(x, 0)."""
-    return lambda x: np.maximum(x, x.dtype.type(0))
+
+    def run(x):
+        return np.maximum(x, x.dtype.type(0))
+
+    return Prepared(run, lambda inputs, known: Ufunc(np.maximum, inputs[0].dtype.type(0)))
 
 
 @operator("LeakyRelu", 6, alpha=("float", 0.01))

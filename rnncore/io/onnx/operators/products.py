@@ -39,7 +39,7 @@ class Linear:
         return self._biased(bias)
 
     def of(self, rows):
-        """The function of matrices (rows, I)."""
+        """The function of matrices (rows, I), and of where the product goes, if anywhere."""
         if 0 < rows <= STREAM_MAX:
             return self._core.stream(rows, threads=get_num_threads()).step
         return self
@@ -49,9 +49,13 @@ class Linear:
         """Columns of the product."""
         return len(self._weight)
 
-    def __call__(self, x):
+    def __call__(self, x, out=None):
         """The product for a matrix of any number of rows."""
-        return self._core.run(x[None], threads=get_num_threads())[0][0]
+        y = self._core.run(x[None], threads=get_num_threads())[0][0]
+        if out is None:
+            return y
+        out[...] = y
+        return out
 
 
 def packable(weight):
@@ -106,6 +110,12 @@ class Rows:
         if self._shape is None:
             return self._product(x)
         return self._product(x.reshape(self._rows, self._width)).reshape(self._shape)
+
+    def placed(self, inputs, results):
+        """The same into one place."""
+        product, shape, place = self._product, (self._rows, self._width), results[0].copy()
+        rows = place.reshape(self._rows, -1)
+        return lambda x, *_: product(x.reshape(shape), rows), (place,)
 
     def followed_by(self, activation):
         """The same with an activation after it."""

@@ -304,8 +304,9 @@ class Recurrent:
             return self._halved(inputs, known)
         self.arranged(x, W, R, B, lengths, h, c, P)
         cores = self._cores(W, R, B, P)
-        if len(cores) == 1 and not cores[0][1]:
-            return self._straight(cores[0][0], lengths is not None)
+        core, reverse = cores[0]
+        if len(cores) == 1 and not (reverse or self.options.batch_first or lengths is not None):
+            return Straight(core, self._formed)
         return lambda *inputs: self._packed(cores, *inputs)
 
     def _halved(self, inputs, known):
@@ -323,19 +324,6 @@ class Recurrent:
 
         return run
 
-    def _straight(self, core, ragged):
-        """One core that reads the sequences as they are."""
-        pairs = self.options.kind == "LSTM"
-
-        def run(x, W, R, B=None, lengths=None, h=None, c=None, P=None):
-            if self.options.batch_first or ragged:
-                x, lengths, h, c = self.arranged(x, W, R, B, lengths, h, c, P)
-            state = None if h is None and c is None else [(h, c if pairs else None)]
-            y, ((hn, cn),) = core.run(x, lengths, state, threads=get_num_threads())
-            return self._formed((y, hn, cn))
-
-        return run
-
     def _packed(self, cores, x, W, R, B=None, lengths=None, h=None, c=None, P=None):
         x, lengths, h, c = self.arranged(x, W, R, B, lengths, h, c, P)
         found = []
@@ -348,6 +336,40 @@ class Recurrent:
             )
             found.append((turned(y, lengths) if reverse else y, hn, cn))
         return self._formed(self._joined(found))
+
+
+class Straight:
+    """The run of a node whose core reads x and writes Y from step to step, rows at their ends.
+
+    Parameters
+    ----------
+    core : _engine.Session
+    formed : callable
+        Gives (Y, Y_h, Y_c) from y, h and c of the core.
+    """
+
+    def __init__(self, core, formed):
+        self._core, self._formed = core, formed
+
+    def __call__(self, x, W, R, B=None, lengths=None, h=None, c=None, P=None):
+        """Run it."""
+        state = None if h is None and c is None else [(h, c)]
+        y, ((hn, cn),) = self._core.run(x, None, state, threads=get_num_threads())
+        return self._formed((y, hn, cn))
+
+    def placed(self, inputs, results):
+        """The same on arrays that stay the same."""
+        held = self._core.held(*inputs[0].shape[:2])
+        (h0, c0), (hn, cn) = held.initial[0], held.final[0]
+
+        def run(x, W, R, B=None, lengths=None, h=None, c=None, P=None):
+            held.x[...] = x
+            h0[...] = 0 if h is None else h
+            if c0 is not None:
+                c0[...] = 0 if c is None else c
+            held.run(threads=get_num_threads())
+
+        return run, self._formed((held.y, hn, cn))
 
 
 def _core(module):

@@ -5,8 +5,7 @@ import math
 
 import numpy as np
 
-from rnncore.io.onnx.operators.shapes import Prepared
-from rnncore.io.onnx.registry import axis_of, integers, operator
+from rnncore.io.onnx.registry import Prepared, axis_of, integers, operator
 
 
 def _sum(x, axes):

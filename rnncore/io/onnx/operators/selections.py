@@ -3,8 +3,7 @@
 
 import numpy as np
 
-from rnncore.io.onnx.operators.shapes import Prepared
-from rnncore.io.onnx.registry import axis_of, integers, limited, operator
+from rnncore.io.onnx.registry import Prepared, axis_of, integers, limited, operator
 
 
 @operator("Gather", 1, inputs=2, axis=("int", 0))
@@ -218,7 +217,24 @@ class Pad:
             return self
         at, before, after = ends[0]
         index = self._index(inputs[0].shape[at], before, after)
-        return lambda x, *_: x.take(index, at)
+        return Taken(index, at)
+
+
+class Taken:
+    """Entries of one axis, all of which there are."""
+
+    def __init__(self, index, axis):
+        self._index, self._axis = index, axis
+
+    def __call__(self, x, *_):
+        """Take them."""
+        return x.take(self._index, self._axis)
+
+    def placed(self, inputs, results):
+        """The same into one place."""
+        place, index, axis = np.empty_like(results[0]), self._index, self._axis
+        # Without a mode that cannot fail NumPy takes into an array of its own first.
+        return lambda x, *_: x.take(index, axis, place, "clip"), (place,)
 
 
 def _cut(ndim, at, before, after):

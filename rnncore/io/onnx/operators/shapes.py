@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from rnncore.io.onnx.registry import axis_of, integers, limited, operator
+from rnncore.io.onnx.registry import Prepared, axis_of, integers, limited, operator
 
 _ANY = 1 << 20
 
@@ -143,23 +143,23 @@ def concat(axis):
             raise ValueError("the inputs are of several types")
         return np.concatenate(arrays, axis_of(axis, arrays[0].ndim))
 
-    return Prepared(run, lambda inputs, known: lambda *arrays: np.concatenate(arrays, axis))
+    return Prepared(run, lambda inputs, known: Joined(axis))
 
 
-class Prepared:
-    """A run with a faster one for inputs of shapes that passed it once."""
+class Joined:
+    """The run of Concat for arrays that fit each other."""
 
-    def __init__(self, run, prepare):
-        self._run, self._prepare = run, prepare
+    def __init__(self, axis):
+        self._axis = axis
 
-    def __call__(self, *inputs):
-        """Run it."""
-        return self._run(*inputs)
+    def __call__(self, *arrays):
+        """Join them."""
+        return np.concatenate(arrays, self._axis)
 
-    def prepare(self, inputs, known):
-        """The faster run."""
-        found = self._prepare(inputs, known)
-        return self._run if found is None else found
+    def placed(self, inputs, results):
+        """The same into one place."""
+        place, axis = np.empty_like(results[0]), self._axis
+        return lambda *arrays: np.concatenate(arrays, axis, place), (place,)
 
 
 @operator("Split", 2, inputs=1, outputs=_ANY, counts=True, axis=("int", 0), split=("ints", None))
