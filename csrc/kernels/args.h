@@ -22,7 +22,6 @@ enum {
     RNN_WIDE = 4,   /* groups of a single matrix's panel */
     RNN_WIDE_LANES = RNN_WIDE * RNN_LANES,
     RNN_TILE_ROWS_MAX = 32, /* no dialect's register tile has more rows */
-    RNN_AHEAD_LINES = 2,    /* cache lines that a tile asks for with each inner value */
     RNN_PAIR_COLUMNS = 48   /* of a panel of pairs: a multiple of the rows of every low tile */
 };
 
