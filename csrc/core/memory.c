@@ -13,8 +13,9 @@
 #include <sys/mman.h>
 #endif
 
-/* From here on a block is aligned to huge pages and asks for them: a tape of some megabytes would
- * otherwise cost thousands of page faults at every training step. */
+/* A block that fills half of a huge page or more is aligned to huge pages and asks for them, and
+ * for all of the last one where it fills half of that: a tape of some megabytes would otherwise
+ * cost thousands of page faults at every training step. */
 enum { HUGE_PAGE = 2 << 20 };
 
 static _Thread_local size_t allocations;
@@ -60,13 +61,14 @@ rnn_status rnn_alloc(void **memory, size_t count, size_t size) {
     allocations++;
     if (fail_in > 0 && --fail_in == 0)
         return rnn_fail(RNN_ERR_MEMORY, "an allocation of %zu bytes was made to fail", bytes);
-    const int huge = bytes >= 2 * (size_t)HUGE_PAGE;
+    const size_t huge = (bytes + HUGE_PAGE / 2) & ~(size_t)(HUGE_PAGE - 1);
+    if (bytes < huge) bytes = huge;
     if (posix_memalign(memory, huge ? HUGE_PAGE : RNN_ALIGNMENT, bytes) != 0) {
         *memory = NULL;
         return rnn_fail(RNN_ERR_MEMORY, "cannot allocate %zu bytes", bytes);
     }
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (huge) madvise(*memory, bytes & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
+    if (huge) madvise(*memory, huge, MADV_HUGEPAGE);
 #endif
     return RNN_OK;
 }

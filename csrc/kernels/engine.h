@@ -4,6 +4,7 @@
 #define RNN_KERNELS_ENGINE_H
 
 #include "core/pool.h"
+#include "core/store.h"
 #include "kernels/low.h"
 #include "kernels/table.h"
 #include "rnncore.h"
@@ -15,6 +16,7 @@ struct rnn_engine {
     rnn_gemm gemm;
     rnn_blas_gemm blas[2]; /* by rnn_dtype; NULL without BLAS */
     rnn_pool *pool;
+    rnn_store *store; /* of packed weights that last */
     size_t l2_bytes; /* of a CPU, 0: not known; decides where work is done, never what it gives */
 };
 

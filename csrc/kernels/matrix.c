@@ -95,6 +95,7 @@ static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, 
     matrix->engine = engine;
     matrix->dtype = dtype;
     matrix->blas = blas;
+    matrix->chunk = NULL;
     matrix->panels =
         (struct rnn_panels){.inner = inner, .groups = blas ? total : groups, .total = total};
     matrix->format = format;
@@ -267,9 +268,26 @@ rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engin
 }
 
 void rnn_matrix_free(struct rnn_matrix *matrix) {
-    if (matrix->panels.data)
+    if (matrix->chunk)
+        rnn_chunk_leave(matrix->chunk);
+    else if (matrix->panels.data)
         rnn_pool_give(matrix->engine->pool, (void *)matrix->panels.data, rnn_matrix_bytes(matrix));
     matrix->panels.data = NULL;
+    matrix->chunk = NULL;
+}
+
+rnn_status rnn_matrix_keep(struct rnn_matrix *matrix) {
+    void *memory;
+    rnn_chunk *chunk;
+    if (!matrix->panels.data || matrix->chunk) return RNN_OK;
+    const size_t bytes = rnn_matrix_bytes(matrix);
+    RNN_TRY(rnn_store_take(matrix->engine->store, bytes, &memory, &chunk));
+    if (!memory) return RNN_OK;
+    memcpy(memory, matrix->panels.data, bytes);
+    rnn_matrix_free(matrix);
+    matrix->panels.data = memory;
+    matrix->chunk = chunk;
+    return RNN_OK;
 }
 
 static void multiply_blas(const struct rnn_matrix *matrix, const struct rnn_operands *o) {

@@ -26,6 +26,7 @@ struct rnn_matrix {
     rnn_dtype dtype;
     int blas;                 /* prepared for BLAS: data is one row-major [inner][total * 16] */
     struct rnn_panels panels; /* panels.data NULL: not prepared */
+    rnn_chunk *chunk;         /* where they are kept; NULL: in a block of the pool */
     rnn_weight_format format; /* RNN_WEIGHTS_REAL: the panels are of the dtype */
 };
 
@@ -43,6 +44,9 @@ rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engin
                                       const struct rnn_gates *gates, const void *weight, size_t ld,
                                       size_t columns, int blas);
 void rnn_matrix_free(struct rnn_matrix *matrix);
+
+/* Move a prepared matrix to where weights last. On failure it is as before. */
+rnn_status rnn_matrix_keep(struct rnn_matrix *matrix);
 
 /* Turn a matrix packed in panels of float into int8. On failure it is as before. */
 rnn_status rnn_matrix_to_int8(struct rnn_matrix *matrix);

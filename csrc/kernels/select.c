@@ -121,9 +121,12 @@ rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **eng
     RNN_TRY(find_isa(options->isa, &isa));
     void *memory;
     rnn_pool *pool;
+    rnn_store *store = NULL;
     RNN_TRY(rnn_pool_create(&pool));
-    const rnn_status status = rnn_alloc(&memory, 1, sizeof(rnn_engine));
+    rnn_status status = rnn_store_create(&store);
+    if (status == RNN_OK) status = rnn_alloc(&memory, 1, sizeof(rnn_engine));
     if (status != RNN_OK) {
+        rnn_store_free(store);
         rnn_pool_free(pool);
         return status;
     }
@@ -135,12 +138,14 @@ rnn_status rnn_engine_create(const rnn_engine_options *options, rnn_engine **eng
                             .gemm = options->gemm,
                             .blas = {options->sgemm, options->dgemm},
                             .pool = pool,
+                            .store = store,
                             .l2_bytes = rnn_cpu_l2_bytes()};
     return RNN_OK;
 }
 
 void rnn_engine_free(rnn_engine *engine) {
     if (!engine) return;
+    rnn_store_free(engine->store);
     rnn_pool_free(engine->pool);
     rnn_release(engine);
 }

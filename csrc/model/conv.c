@@ -95,6 +95,12 @@ rnn_status rnn_conv_create(struct rnn_conv *conv, const rnn_engine *engine, rnn_
     return status;
 }
 
+rnn_status rnn_conv_keep(struct rnn_conv *conv) {
+    for (size_t m = 0; conv->matrix && m < conv->groups * conv->parts; m++)
+        RNN_TRY(rnn_matrix_keep(&conv->matrix[m]));
+    return RNN_OK;
+}
+
 void rnn_conv_free(struct rnn_conv *conv) {
     for (size_t m = 0; conv->matrix && m < conv->groups * conv->parts; m++)
         rnn_matrix_free(&conv->matrix[m]);

@@ -20,6 +20,7 @@ struct rnn_conv {
 /* Prepare weight [O,I/groups,kernel]. On failure there may be parts to free. */
 rnn_status rnn_conv_create(struct rnn_conv *conv, const rnn_engine *engine, rnn_dtype dtype,
                            size_t inputs, const rnn_conv_options *options, const void *weight);
+rnn_status rnn_conv_keep(struct rnn_conv *conv); /* as rnn_matrix_keep */
 void rnn_conv_free(struct rnn_conv *conv);
 size_t rnn_conv_bytes(const struct rnn_conv *conv);
 

@@ -87,8 +87,16 @@ static rnn_status next_layer(rnn_session *session, enum rnn_layer_kind kind,
     return RNN_OK;
 }
 
+/* Move a layer's matrices to where weights last. */
+static rnn_status keep_layer(struct rnn_layer *layer) {
+    for (int k = 0; k < layer->directions; k++) RNN_TRY(rnn_direction_keep(&layer->direction[k]));
+    RNN_TRY(rnn_conv_keep(&layer->conv));
+    return rnn_matrix_keep(&layer->matrix);
+}
+
 /* Count a finished layer, or free a failed one. */
 static rnn_status finish_layer(rnn_session *session, struct rnn_layer *layer, rnn_status status) {
+    if (status == RNN_OK) status = keep_layer(layer);
     if (status == RNN_OK)
         session->count++;
     else

@@ -221,6 +221,14 @@ rnn_status rnn_direction_create(struct rnn_direction *direction,
     return status;
 }
 
+rnn_status rnn_direction_keep(struct rnn_direction *direction) {
+    for (size_t p = 0; p < direction->cell->phases; p++) {
+        RNN_TRY(rnn_matrix_keep(&direction->phase[p].w_ih));
+        RNN_TRY(rnn_matrix_keep(&direction->phase[p].w_hh));
+    }
+    return rnn_matrix_keep(&direction->w_hr);
+}
+
 void rnn_direction_free(struct rnn_direction *direction) {
     for (size_t p = 0; direction->cell && p < direction->cell->phases; p++) {
         struct rnn_phase_weights *phase = &direction->phase[p];

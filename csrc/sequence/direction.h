@@ -76,6 +76,7 @@ struct rnn_direction_options {
 rnn_status rnn_direction_create(struct rnn_direction *direction,
                                 const struct rnn_direction_options *options,
                                 const rnn_weights *weights);
+rnn_status rnn_direction_keep(struct rnn_direction *direction); /* as rnn_matrix_keep */
 void rnn_direction_free(struct rnn_direction *direction);
 
 /* Bytes that gradients of gates take each, and x and h as operands of the weights' gradients: a row

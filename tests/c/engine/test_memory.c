@@ -1,6 +1,7 @@
 /* test_memory.c - every allocation may fail without a leak or a crash; a step makes none.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "core/memory.h"
+#include "core/store.h"
 #include "problem.h"
 #include "tests.h"
 
@@ -217,3 +218,53 @@ void test_pool(void) {
     rnn_pool_free(pool);
     rnn_pool_free(NULL);
 }
+
+#if !defined(__SANITIZE_ADDRESS__)
+/* Pieces follow each other, outlive the store, and leave room for others when all of them are gone.
+ */
+void test_store(void) {
+    const size_t large = 3 << 20;
+    rnn_store *store;
+    rnn_chunk *chunks[4];
+    void *pieces[4];
+    context = "store";
+    NEED(rnn_store_create(&store));
+    NEED(rnn_store_take(store, 100, &pieces[0], &chunks[0]));
+    NEED(rnn_store_take(store, large, &pieces[1], &chunks[1]));
+    CHECK((uintptr_t)pieces[0] % (2 << 20) == 0, "%p begins no huge page", pieces[0]);
+    CHECK((char *)pieces[1] - (char *)pieces[0] == 128, "%p, then %p", pieces[0], pieces[1]);
+    CHECK(chunks[0] == chunks[1], "two chunks for 3 MiB");
+    rnn_chunk_leave(chunks[0]);
+    rnn_chunk_leave(chunks[1]);
+    const size_t before = rnn_test_allocations();
+    NEED(rnn_store_take(store, large, &pieces[0], &chunks[0]));
+    CHECK(pieces[0] == (char *)pieces[1] - 128, "an empty chunk is not filled from its beginning");
+    NEED(rnn_store_take(store, large, &pieces[1], &chunks[1]));
+    CHECK(rnn_test_allocations() == before, "memory was allocated");
+    NEED(rnn_store_take(store, large, &pieces[2], &chunks[2]));
+    CHECK(chunks[2] != chunks[0], "9 MiB in 8");
+    CHECK(rnn_test_allocations() == before + 2, "not a chunk and its pages");
+    NEED(rnn_store_take(store, 8 << 20, &pieces[3], &chunks[3]));
+    CHECK(pieces[3] == NULL && chunks[3] == NULL, "a piece as large as a chunk");
+    rnn_chunk_leave(chunks[3]);
+    for (int i = 0; i < 3; i++) memset(pieces[i], i, large);
+    rnn_store_free(store);
+    for (int i = 0; i < 3; i++) {
+        CHECK(((char *)pieces[i])[0] == i && ((char *)pieces[i])[large - 1] == i, "piece %d", i);
+        rnn_chunk_leave(chunks[i]);
+    }
+    rnn_store_free(NULL);
+}
+#else
+/* Blocks of their own, of which the tool sees the ends. */
+void test_store(void) {
+    rnn_store *store;
+    rnn_chunk *chunk;
+    void *piece;
+    context = "store";
+    NEED(rnn_store_create(&store));
+    NEED(rnn_store_take(store, 100, &piece, &chunk));
+    CHECK(piece == NULL && chunk == NULL, "a piece beside others");
+    rnn_store_free(store);
+}
+#endif
