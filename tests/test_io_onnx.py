@@ -185,6 +185,14 @@ def test_later_calls_compute_anew(length):
         np.testing.assert_array_equal(z, part)
 
 
+def test_what_is_infinite_warns_of_nothing():
+    nodes = [node("Relu", "x", "a"), node("Div", "a zero", "y")]
+    read = from_onnx(model(nodes, X, Y, {"zero": np.zeros(1, F)}))
+    for sign in (1, -1):
+        expected = np.full((3, 2), np.inf if sign > 0 else np.nan, F)
+        np.testing.assert_array_equal(read(np.full((3, 2), sign, F)), expected)
+
+
 def test_plans_are_few():
     read = from_onnx(model([node("Relu", "x", "y")], X, Y))
     for rows in range(40):

@@ -160,7 +160,8 @@ class Plan:
         varied = [slot for slot in inputs if slot not in self._static]
         if len(varied) != 1 or varied[0] not in self._places:
             return None
-        results = run(*[self._places[slot] for slot in inputs])
+        with np.errstate(all="ignore"):
+            results = run(*[self._places[slot] for slot in inputs])
         results = results if type(results) is tuple else (results,)
         source = self._places[varied[0]]
         return results if all(np.may_share_memory(r, source) for r in results) else None
