@@ -17,7 +17,7 @@ struct rnn_engine {
     rnn_blas_gemm blas[2]; /* by rnn_dtype; NULL without BLAS */
     rnn_pool *pool;
     rnn_store *store; /* of packed weights that last */
-    size_t l2_bytes; /* of a CPU, 0: not known; decides where work is done, never what it gives */
+    size_t l2_bytes;  /* of a CPU, 0: not known; decides where work is done, never what it gives */
 };
 
 static inline const struct rnn_kernels *rnn_kernels_of(const rnn_engine *engine, rnn_dtype dtype) {

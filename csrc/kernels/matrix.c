@@ -284,7 +284,7 @@ rnn_status rnn_matrix_keep(struct rnn_matrix *matrix) {
     RNN_TRY(rnn_store_take(matrix->engine->store, bytes, &memory, &chunk));
     if (!memory) return RNN_OK;
     memcpy(memory, matrix->panels.data, bytes);
-    rnn_matrix_free(matrix);
+    rnn_release((void *)matrix->panels.data); /* nothing will ask the pool for it soon */
     matrix->panels.data = memory;
     matrix->chunk = chunk;
     return RNN_OK;
