@@ -216,16 +216,9 @@ cdef class Session:
             lengths = lengths_array(lengths, rows)
             io.lengths = <const int64_t *>data(lengths)
         state = self.state_arrays(state, rows)
-        final = self.empty_states(rows)
+        final = self.new_states(rows, np.empty)
         pointers.fill(self.states, state, final)
-        io.steps = steps
-        io.rows = rows
-        io.x = sequence_of(x[:, :, None] if self.tokens else x, self.batch_first)
-        io.y = sequence_of(y, self.batch_first)
-        io.h0 = pointers.h0
-        io.c0 = pointers.c0
-        io.hn = pointers.hn
-        io.cn = pointers.cn
+        self.describe(&io, x[:, :, None] if self.tokens else x, y, pointers)
         io.threads = threads
         with nogil:
             status = rnn_session_run(self.handle, &io)
@@ -236,12 +229,25 @@ cdef class Session:
         """The shape of x or y."""
         return (rows, steps, width) if self.batch_first else (steps, rows, width)
 
-    cdef list empty_states(self, Py_ssize_t rows):
-        """Arrays for [(h, c)] of each recurrent module."""
+    cdef list new_states(self, Py_ssize_t rows, make):
+        """[(h, c)] of each recurrent module, arrays that `make` makes."""
         dtype = dtype_name(self.number)
-        return [(np.empty((layers * directions, rows, hidden), dtype),
-                 np.empty((layers * directions, rows, cells), dtype) if cells else None)
+        return [(make((layers * directions, rows, hidden), dtype),
+                 make((layers * directions, rows, cells), dtype) if cells else None)
                 for layers, directions, hidden, cells in self.states]
+
+    cdef int describe(self, rnn_session_io *io, x, y, Pointers pointers) except -1:
+        """Fill in what a run reads and writes."""
+        steps, rows = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
+        io.steps = steps
+        io.rows = rows
+        io.x = sequence_of(x, self.batch_first)
+        io.y = sequence_of(y, self.batch_first)
+        io.h0 = pointers.h0
+        io.c0 = pointers.c0
+        io.hn = pointers.hn
+        io.cn = pointers.cn
+        return 0
 
     cdef list state_arrays(self, state, Py_ssize_t rows):
         """Checked [(h, c)] of each recurrent module; None for zeros."""
@@ -335,22 +341,12 @@ cdef class Held:
         self.x = np.zeros(session.shape_of(steps, rows, session.inputs), dtype)
         made = rnn_session_steps(session.handle, steps)
         self.y = np.empty(session.shape_of(made, rows, session.outputs), dtype)
-        self.initial, self.final = session.empty_states(rows), session.empty_states(rows)
-        for pair in self.initial:
-            for array in pair:
-                if array is not None:
-                    array[...] = 0
+        self.initial = session.new_states(rows, np.zeros)
+        self.final = session.new_states(rows, np.empty)
         self.pointers = Pointers(rnn_session_recurrents(session.handle))
         self.pointers.fill(session.states, self.initial, self.final)
         memset(&self.io, 0, sizeof(self.io))
-        self.io.steps = steps
-        self.io.rows = rows
-        self.io.x = sequence_of(self.x, session.batch_first)
-        self.io.y = sequence_of(self.y, session.batch_first)
-        self.io.h0 = self.pointers.h0
-        self.io.c0 = self.pointers.c0
-        self.io.hn = self.pointers.hn
-        self.io.cn = self.pointers.cn
+        session.describe(&self.io, self.x, self.y, self.pointers)
 
     def run(self, *, int threads=1):
         """Compute y and the final states from x and the initial ones."""

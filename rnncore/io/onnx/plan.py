@@ -138,20 +138,19 @@ class Plan:
         """The steps with places for their results, and without those that view places."""
         kept = []
         for run, inputs, outs, _ in steps:
-            views = self._views(run, inputs)
-            if views is not None:
-                self._enter(outs, views)
-                continue
+            able = Ufunc(run) if isinstance(run, np.ufunc) else run
             values = [self._env[slot] for slot in outs]
-            if self._shaped.issuperset(outs) and all(map(_is_small, values)):
-                if isinstance(run, np.ufunc):
-                    run = Ufunc(run)
-                if hasattr(run, "placed"):
-                    run, places = run.placed([self._env[slot] for slot in inputs], values)
-                    for place, value in zip(places, values, strict=False):
-                        place[...] = value  # as after the first call
-                    self._enter(outs, places)
-                    outs = ()
+            if not hasattr(able, "placed"):
+                views = self._views(run, inputs)
+                if views is not None:
+                    self._enter(outs, views)
+                    continue
+            elif self._shaped.issuperset(outs) and all(map(_is_small, values)):
+                run, places = able.placed([self._env[slot] for slot in inputs], values)
+                for place, value in zip(places, values, strict=False):
+                    place[...] = value  # as after the first call
+                self._enter(outs, places)
+                outs = ()
             kept.append((run, inputs, outs))
         return kept
 

@@ -210,22 +210,20 @@ class OneShape:
 
     def __call__(self, x, *_):
         """Convolve."""
-        self._inside[...] = x
-        self._target[...] = self._view
-        return self._product(self._matrix).reshape(self._form).transpose(self._order)
+        return self._formed(self._multiply(x))
 
     def placed(self, inputs, results):
         """The same into one place."""
-        inside, target, view, matrix = self._inside, self._target, self._view, self._matrix
-        product, place = self._product, np.empty(self._form, view.dtype)
-        rows = place.reshape(len(matrix), -1)
+        rows = np.empty((len(self._matrix), self._linear.outputs), self._matrix.dtype)
+        return lambda x, *_: self._multiply(x, rows), (self._formed(rows),)
 
-        def run(x, *_):
-            inside[...] = x
-            target[...] = view
-            product(matrix, rows)
+    def _multiply(self, x, out=None):
+        self._inside[...] = x
+        self._target[...] = self._view
+        return self._product(self._matrix, out)
 
-        return run, (place.transpose(self._order),)
+    def _formed(self, rows):
+        return rows.reshape(self._form).transpose(self._order)
 
     def followed_by(self, activation):
         """The same with an activation after it."""

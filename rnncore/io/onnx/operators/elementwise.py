@@ -95,15 +95,14 @@ for _name, _since, _function in (
 def power():
     """Powers of x, in its type."""
 
+    def squares(x, y):
+        return y.size == 1 and y.ndim <= x.ndim and float(y.reshape(())) == 2.0
+
     def run(x, y):
-        if y.size == 1 and y.ndim <= x.ndim and float(y.reshape(())) == 2.0:
-            return np.square(x)
-        return np.power(x, y).astype(x.dtype, copy=False)
+        return np.square(x) if squares(x, y) else np.power(x, y).astype(x.dtype, copy=False)
 
     def prepare(inputs, known):
-        x, y = inputs
-        squared = known[1] and y.size == 1 and y.ndim <= x.ndim and float(y.reshape(())) == 2.0
-        return Ufunc(np.square) if squared else None
+        return Ufunc(np.square) if known[1] and squares(*inputs) else None
 
     return Prepared(run, prepare)
 

@@ -113,7 +113,8 @@ class Rows:
 
     def placed(self, inputs, results):
         """The same into one place."""
-        product, shape, place = self._product, (self._rows, self._width), results[0].copy()
+        product, shape = self._product, (self._rows, self._width)
+        place = np.empty(results[0].shape, results[0].dtype)
         rows = place.reshape(self._rows, -1)
         return lambda x, *_: product(x.reshape(shape), rows), (place,)
 
