@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "sequence/lengths.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/memory.h"
@@ -14,21 +15,21 @@ enum {
 };
 
 /* Positions by falling length, equal lengths in the caller's order: a counting sort. */
-static void sort_rows(struct rnn_rows *rows, const int64_t *lengths) {
+static void sort_rows(struct rnn_rows *rows) {
     const size_t longest = rows->steps;
     size_t *first =
         rows->active; /* borrowed: first position of each length, from the longest down */
     memset(first, 0, (longest + 1) * sizeof *first);
-    for (size_t b = 0; b < rows->rows; b++) first[longest - (size_t)lengths[b]]++;
+    for (size_t b = 0; b < rows->rows; b++) first[longest - rows->valid[b]]++;
     for (size_t sum = 0, l = 0; l <= longest; l++) {
         const size_t count = first[l];
         first[l] = sum;
         sum += count;
     }
     for (size_t b = 0; b < rows->rows; b++) {
-        const size_t position = first[longest - (size_t)lengths[b]]++;
+        const size_t position = first[longest - rows->valid[b]]++;
         rows->order[position] = b;
-        rows->length[position] = (size_t)lengths[b];
+        rows->length[position] = rows->valid[b];
     }
 }
 
@@ -46,20 +47,22 @@ rnn_status rnn_rows_create(struct rnn_rows *rows, size_t steps, size_t batch,
     rows->steps = longest;
     if (longest == SIZE_MAX || __builtin_mul_overflow(longest + 1, batch, &total))
         return rnn_fail(RNN_ERR_MEMORY, "%zu steps of %zu rows are too many", longest, batch);
-    RNN_TRY(rnn_size_add(&bytes, batch, 2 * sizeof(size_t)));
+    RNN_TRY(rnn_size_add(&bytes, batch, 3 * sizeof(size_t)));
     RNN_TRY(rnn_size_add(&bytes, longest + 1, 2 * sizeof(size_t)));
     void *memory;
     RNN_TRY(rnn_alloc(&memory, bytes, 1));
     rows->order = memory;
     rows->length = rows->order + batch;
-    rows->active = rows->length + batch;
+    rows->valid = rows->length + batch;
+    rows->active = rows->valid + batch;
     rows->offset = rows->active + longest + 1;
     for (size_t b = 0; b < batch; b++) {
         rows->order[b] = b;
+        rows->valid[b] = lengths ? (size_t)lengths[b] : longest;
         rows->length[b] = longest;
-        if (lengths && (size_t)lengths[b] != longest) rows->ragged = 1;
+        if (rows->valid[b] != longest) rows->ragged = 1;
     }
-    if (rows->ragged) sort_rows(rows, lengths);
+    if (rows->ragged) sort_rows(rows);
     size_t active = batch;
     for (size_t s = 0; s <= longest; s++) {
         while (active > 0 && rows->length[active - 1] <= s) active--;
@@ -113,12 +116,11 @@ void *rnn_rows_of_step(const struct rnn_rows *rows, const rnn_sequence *array, i
     return element(array, rnn_rows_step(rows, s, 0, reverse), 0, real_size);
 }
 
-/* Rows of an array in turn: what a thread takes of the valid ones of some steps, or of the padding.
- */
+/* Rows of an array in turn: what a thread takes of the valid ones of some steps. */
 struct walk {
     const struct rnn_rows *rows;
     const rnn_sequence *array;
-    int reverse, padding;
+    int reverse;
     size_t real_size;
     struct rnn_share share;
     size_t s, i;       /* the i'th of its rows of step s, */
@@ -126,13 +128,7 @@ struct walk {
 };
 
 static size_t rows_at(const struct walk *w, size_t s) {
-    if (!w->padding) return rnn_share_count(&w->share, w->rows->active[s]);
-    return w->rows->rows - (s < w->rows->steps ? w->rows->active[s] : 0);
-}
-
-static size_t position(const struct walk *w) {
-    if (!w->padding) return w->share.begin + w->i * w->share.stride;
-    return w->i + (w->s < w->rows->steps ? w->rows->active[w->s] : 0);
+    return rnn_share_count(&w->share, w->rows->active[s]);
 }
 
 static void walk_on(struct walk *w, size_t count) {
@@ -153,13 +149,13 @@ static void walk_begin(struct walk *w, size_t first, size_t last) {
 static struct walk walk_steps(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                               size_t first, size_t last, size_t real_size,
                               const struct rnn_share *share) {
-    struct walk w = {rows, array, reverse, 0, real_size, *share, 0, 0, 0, 0};
+    struct walk w = {rows, array, reverse, real_size, *share, 0, 0, 0, 0};
     walk_begin(&w, first, last);
     return w;
 }
 
 static char *walk_element(const struct walk *w) {
-    const size_t i = position(w);
+    const size_t i = w->share.begin + w->i * w->share.stride;
     return element(w->array, rnn_rows_step(w->rows, w->s, i, w->reverse), w->rows->order[i],
                    w->real_size);
 }
@@ -242,17 +238,48 @@ void rnn_rows_scatter(const struct rnn_rows *rows, const void *packed, size_t ld
     }
 }
 
+/* Elements to be cleared of one array. */
+struct padding {
+    size_t bytes; /* of an element */
+    int uncached;
+};
+
+/* `count` elements from `first` on, `distance` bytes apart: at once if nothing lies between. */
+static void clear(const struct padding *of, char *first, size_t count, ptrdiff_t distance) {
+    const int together = distance == (ptrdiff_t)of->bytes;
+    const size_t bytes = together ? count * of->bytes : of->bytes;
+    for (size_t k = 0; k < (together ? 1 : count); k++, first += distance)
+        if (of->uncached)
+            rnn_clear_uncached(first, bytes);
+        else
+            memset(first, 0, bytes);
+}
+
+/* The rows of a step whose sequences have ended, neighbours together. */
+static void clear_step(const struct padding *of, const struct rnn_rows *rows, size_t s,
+                       char *first_row, ptrdiff_t distance) {
+    for (size_t b = 0, end; b < rows->rows; b = end) {
+        end = b + 1;
+        if (rows->valid[b] > s) continue;
+        while (end < rows->rows && rows->valid[end] <= s) end++;
+        clear(of, first_row + (ptrdiff_t)b * distance, end - b, distance);
+    }
+}
+
 void rnn_rows_clear_padding(const struct rnn_rows *rows, size_t steps, size_t width,
                             size_t real_size, const rnn_sequence *array, int rank, int size) {
-    const size_t bytes = width * real_size, total = (steps * rows->rows - rows->total) * bytes;
-    struct walk w = {rows, array, 0, 1, real_size, rnn_share_all(rank, size), 0, 0, 0, 0};
+    const ptrdiff_t to_step = array->step_stride * (ptrdiff_t)real_size;
+    const ptrdiff_t to_row = array->row_stride * (ptrdiff_t)real_size;
+    const size_t total = (steps * rows->rows - rows->total) * width * real_size;
+    const struct padding padding = {width * real_size, total >= CLEARED_BYTES};
     if (total == 0) return;
-    walk_begin(&w, 0, steps);
-    for (; w.left > 0; walk_on(&w, 1))
-        if (total < CLEARED_BYTES)
-            memset(walk_element(&w), 0, bytes);
-        else
-            rnn_clear_uncached(walk_element(&w), bytes);
+    if (llabs(to_step) < llabs(to_row)) /* a sequence lies together */
+        for (size_t i = (size_t)rank; i < rows->rows; i += (size_t)size)
+            clear(&padding, element(array, rows->length[i], rows->order[i], real_size),
+                  steps - rows->length[i], to_step);
+    else
+        for (size_t s = (size_t)rank; s < steps; s += (size_t)size)
+            clear_step(&padding, rows, s, element(array, s, 0, real_size), to_row);
     rnn_fence_uncached();
 }
 

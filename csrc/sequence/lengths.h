@@ -17,6 +17,7 @@ struct rnn_rows {
     int ragged;     /* lengths differ */
     size_t *order;  /* [B] row of the batch at each position */
     size_t *length; /* [B] its length */
+    size_t *valid;  /* [B] the length of each row of the batch */
     size_t *active; /* [steps + 1] */
     size_t *offset; /* [steps + 1] */
 };

@@ -16,8 +16,10 @@ enum {
                                    weights are large, as many as these: reading them costs more */
     FUSED_ROWS = 3,             /* rows a thread, from which reading both weights at each step
                                    costs less than keeping the input part until its step, */
-    FUSED_ROWS_FAR = 24,        /* or where both come from an L3 that is far, as it is */
-    FAR_L3 = 2 << 20,           /* behind an L2 of so many bytes, of a CPU of many on a mesh, */
+    FUSED_ROWS_ALONE = 6,       /* of a lone thread, which waits for nobody before it keeps that, */
+    FUSED_ROWS_FAR = 24,        /* or where both come from an L3 that is far: these two with */
+    FAR_L3 = 2 << 20,           /* an L2 of so many bytes, of a CPU of many on a mesh, which
+                                   multiplies twice while it reads a vector of weights, */
     FUSED_WEIGHTS = 12 << 20,   /* while these bytes of both come from a cache */
     BESIDE_LEAST = 64 << 10,    /* bytes of recurrent weights, more than an L1 holds, so that a step
                                    of one row waits for them, */
@@ -85,9 +87,11 @@ static size_t fused_steps(const struct rnn_direction *d, const struct rnn_rows *
                           const struct rnn_plan *plan) {
     const double bytes = step_work(d, 1) * (double)d->real_size;
     const size_t l2 = d->engine->l2_bytes;
-    const int far = l2 >= FAR_L3 && bytes > 0.75 * (double)l2;
-    const size_t least =
-        (far ? FUSED_ROWS_FAR : FUSED_ROWS) * (plan->by_rows ? (size_t)plan->threads : 1);
+    const int mesh = l2 >= FAR_L3, far = mesh && bytes > 0.75 * (double)l2;
+    const size_t each = far                          ? FUSED_ROWS_FAR
+                        : mesh && plan->threads == 1 ? FUSED_ROWS_ALONE
+                                                     : FUSED_ROWS;
+    const size_t least = each * (plan->by_rows ? (size_t)plan->threads : 1);
     size_t steps = 0;
     if (d->blas || d->cell->phases > 1 || bytes > FUSED_WEIGHTS) return 0;
     while (steps < rows->steps && rows->active[steps] >= least) steps++;
