@@ -27,8 +27,10 @@ def engine(request):
         yield config.engine()
 
 
-# Each instruction set, and AVX-512 without its instructions for low precision.
-LOW_ENGINES = [(isa, False) for isa in ISAS] + [("avx512", True) for isa in ISAS if isa == "avx512"]
+# Each instruction set, and AVX2 and AVX-512 without their instructions for low precision.
+LOW_ENGINES = [(isa, False) for isa in ISAS] + [
+    (isa, True) for isa in ISAS if isa in ("avx2", "avx512")
+]
 
 
 @pytest.fixture(params=LOW_ENGINES, ids=lambda engine: engine[0] + "-emulated" * engine[1])

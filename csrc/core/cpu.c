@@ -40,9 +40,12 @@ unsigned rnn_cpu_features(void) {
     const unsigned long long saved = saved_registers();
     const int ymm_saved = (saved & 0x6) == 0x6, zmm_saved = (saved & 0xe6) == 0xe6;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    unsigned more = 0, unused[3];
+    if (a >= 1) __get_cpuid_count(7, 1, &more, &unused[0], &unused[1], &unused[2]);
     if (ymm_saved) {
         if (fma) features |= RNN_CPU_FMA;
         if (b >> 5 & 1) features |= RNN_CPU_AVX2;
+        if (more >> 4 & 1) features |= RNN_CPU_AVXVNNI;
     }
     if (zmm_saved) {
         if (b >> 16 & 1) features |= RNN_CPU_AVX512F;
@@ -53,8 +56,7 @@ unsigned rnn_cpu_features(void) {
         const unsigned amx = 1u << 22 | 1u << 24 | 1u << 25; /* bfloat16, tiles, int8 */
         const int tiles_saved = (saved & 0x60000) == 0x60000;
         if (tiles_saved && (d & amx) == amx && tiles_granted()) features |= RNN_CPU_AMX;
-        if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1))
-            features |= RNN_CPU_AVX512BF16;
+        if (more >> 5 & 1) features |= RNN_CPU_AVX512BF16;
     }
     return features;
 }

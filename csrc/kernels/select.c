@@ -22,6 +22,7 @@ DECLARE(baseline);
 #if defined(__x86_64__)
 DECLARE(avx2);
 DECLARE(avx512);
+extern const struct rnn_low_kernels rnn_low_avxvnni_int8;
 extern const struct rnn_low_kernels rnn_low_avx512bf16_bf16, rnn_low_avx512vnni_int8;
 extern const struct rnn_low_kernels rnn_low_amx_bf16, rnn_low_amx_int8;
 #elif defined(__aarch64__)
@@ -64,8 +65,11 @@ static int runs_here(const struct isa *isa) {
 static const struct rnn_low_kernels *low_kernels(const struct isa *isa, rnn_weight_format format,
                                                  int emulate) {
 #if defined(__x86_64__)
-    const int wide = !emulate && strcmp(isa->name, "avx512") == 0;
     const unsigned features = rnn_cpu_features();
+    const int narrow = !emulate && strcmp(isa->name, "avx2") == 0;
+    if (narrow && format == RNN_WEIGHTS_INT8 && (features & RNN_CPU_AVXVNNI))
+        return &rnn_low_avxvnni_int8;
+    const int wide = !emulate && strcmp(isa->name, "avx512") == 0;
     if (wide && format == RNN_WEIGHTS_BFLOAT16 && (features & RNN_CPU_AVX512BF16))
         return &rnn_low_avx512bf16_bf16;
     if (wide && format == RNN_WEIGHTS_INT8 && (features & RNN_CPU_AVX512VNNI))
