@@ -27,9 +27,9 @@ def engine(request):
         yield config.engine()
 
 
-# Each instruction set, and AVX2 and AVX-512 without their instructions for low precision.
+# Each instruction set, and some without their instructions for low precision.
 LOW_ENGINES = [(isa, False) for isa in ISAS] + [
-    (isa, True) for isa in ISAS if isa in ("avx2", "avx512")
+    (isa, True) for isa in ISAS if isa in ("neon", "avx2", "avx512")
 ]
 
 

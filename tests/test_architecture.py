@@ -126,6 +126,7 @@ def test_isa_files_include_freestanding_headers_only():
 
 # What has nothing of its own but products in low precision: its ISA's dialect, other flags.
 EXTENSIONS = {
+    "neondot": ["int8"],
     "avxvnni": ["int8"],
     "avx512bf16": ["bf16"],
     "avx512vnni": ["int8"],
@@ -137,7 +138,8 @@ def test_isa_files_are_a_few_lines():
     """A real type's, or a weight format's; of extensions the name alone is another."""
     for path in (CSRC / "kernels" / "isa").glob("*.c"):
         isa, what = path.stem.rsplit("_", 1)
-        dialect = isa if isa not in EXTENSIONS else "avx2" if isa == "avxvnni" else "avx512"
+        of_extension = {"neondot": "neon", "avxvnni": "avx2"}.get(isa, "avx512")
+        dialect = of_extension if isa in EXTENSIONS else isa
         dots = "amx" if isa == "amx" else dialect
         expected = [f"#define RNN_ISA {isa}"]
         if what in ("f32", "f64"):
@@ -164,7 +166,7 @@ def test_isa_table_names_what_exists():
     assert sorted(re.findall(r"^\s*ROW\((\w+),", select, re.M)) == sorted(isas)
     for isa, formats in EXTENSIONS.items():
         for what in formats:
-            assert f"return &rnn_low_{isa}_{what};" in select
+            assert f"&rnn_low_{isa}_{what}}}," in select
 
 
 @pytest.mark.parametrize(

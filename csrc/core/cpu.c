@@ -61,7 +61,20 @@ unsigned rnn_cpu_features(void) {
     return features;
 }
 #elif defined(__aarch64__)
-unsigned rnn_cpu_features(void) { return RNN_CPU_NEON; }
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+unsigned rnn_cpu_features(void) {
+    unsigned features = RNN_CPU_NEON;
+#if defined(__ARM_FEATURE_DOTPROD) /* every CPU that this is compiled for has it */
+    features |= RNN_CPU_DOTPROD;
+#elif defined(__linux__)
+    enum { DOT_PRODUCTS = 1 << 20 }; /* HWCAP_ASIMDDP */
+    if (getauxval(AT_HWCAP) & DOT_PRODUCTS) features |= RNN_CPU_DOTPROD;
+#endif
+    return features;
+}
 #else
 unsigned rnn_cpu_features(void) { return 0; }
 #endif

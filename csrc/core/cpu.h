@@ -16,8 +16,9 @@ enum {
     RNN_CPU_NEON = 1 << 6,
     RNN_CPU_AVX512BF16 = 1 << 7,
     RNN_CPU_AVX512VNNI = 1 << 8,
-    RNN_CPU_AMX = 1 << 9,     /* tile registers, of bfloat16 and int8; asks the system for them */
-    RNN_CPU_AVXVNNI = 1 << 10 /* what AVX512VNNI gives, for vectors of AVX2 */
+    RNN_CPU_AMX = 1 << 9,      /* tile registers, of bfloat16 and int8; asks the system for them */
+    RNN_CPU_AVXVNNI = 1 << 10, /* what AVX512VNNI gives, for vectors of AVX2 */
+    RNN_CPU_DOTPROD = 1 << 11  /* products of int8 by NEON */
 };
 
 /* The features both the CPU has and the operating system saves registers for. */

@@ -27,6 +27,7 @@ extern const struct rnn_low_kernels rnn_low_avx512bf16_bf16, rnn_low_avx512vnni_
 extern const struct rnn_low_kernels rnn_low_amx_bf16, rnn_low_amx_int8;
 #elif defined(__aarch64__)
 DECLARE(neon);
+extern const struct rnn_low_kernels rnn_low_neondot_int8;
 #endif
 
 enum {
@@ -56,6 +57,25 @@ static const struct isa {
 
 enum { ISAS = sizeof isas / sizeof isas[0] };
 
+/* What an ISA takes its products in low precision from where the CPU has more than it requires. */
+static const struct extension {
+    const char *isa;
+    rnn_weight_format format;
+    unsigned required;
+    const struct rnn_low_kernels *low;
+} extensions[] = {
+#if defined(__x86_64__)
+    {"avx2", RNN_WEIGHTS_INT8, RNN_CPU_AVXVNNI, &rnn_low_avxvnni_int8},
+    {"avx512", RNN_WEIGHTS_BFLOAT16, RNN_CPU_AVX512BF16, &rnn_low_avx512bf16_bf16},
+    {"avx512", RNN_WEIGHTS_INT8, RNN_CPU_AVX512VNNI, &rnn_low_avx512vnni_int8},
+    {"amx", RNN_WEIGHTS_BFLOAT16, RNN_CPU_AMX, &rnn_low_amx_bf16},
+    {"amx", RNN_WEIGHTS_INT8, RNN_CPU_AMX, &rnn_low_amx_int8},
+#elif defined(__aarch64__)
+    {"neon", RNN_WEIGHTS_INT8, RNN_CPU_DOTPROD, &rnn_low_neondot_int8},
+#endif
+    {NULL, RNN_WEIGHTS_REAL, 0, NULL},
+};
+
 static int runs_here(const struct isa *isa) {
     return (rnn_cpu_features() & isa->required) == isa->required;
 }
@@ -64,22 +84,10 @@ static int runs_here(const struct isa *isa) {
  * beside the ISA. */
 static const struct rnn_low_kernels *low_kernels(const struct isa *isa, rnn_weight_format format,
                                                  int emulate) {
-#if defined(__x86_64__)
-    const unsigned features = rnn_cpu_features();
-    const int narrow = !emulate && strcmp(isa->name, "avx2") == 0;
-    if (narrow && format == RNN_WEIGHTS_INT8 && (features & RNN_CPU_AVXVNNI))
-        return &rnn_low_avxvnni_int8;
-    const int wide = !emulate && strcmp(isa->name, "avx512") == 0;
-    if (wide && format == RNN_WEIGHTS_BFLOAT16 && (features & RNN_CPU_AVX512BF16))
-        return &rnn_low_avx512bf16_bf16;
-    if (wide && format == RNN_WEIGHTS_INT8 && (features & RNN_CPU_AVX512VNNI))
-        return &rnn_low_avx512vnni_int8;
-    const int tiles = !emulate && strcmp(isa->name, "amx") == 0;
-    if (tiles && format == RNN_WEIGHTS_BFLOAT16) return &rnn_low_amx_bf16;
-    if (tiles && format == RNN_WEIGHTS_INT8) return &rnn_low_amx_int8;
-#else
-    (void)emulate;
-#endif
+    for (const struct extension *e = extensions; e->isa && !emulate; e++)
+        if (strcmp(e->isa, isa->name) == 0 && e->format == format &&
+            (rnn_cpu_features() & e->required) == e->required)
+            return e->low;
     return isa->low[format];
 }
 

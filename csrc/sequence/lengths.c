@@ -273,7 +273,7 @@ void rnn_rows_clear_padding(const struct rnn_rows *rows, size_t steps, size_t wi
     const size_t total = (steps * rows->rows - rows->total) * width * real_size;
     const struct padding padding = {width * real_size, total >= CLEARED_BYTES};
     if (total == 0) return;
-    if (llabs(to_step) < llabs(to_row)) /* a sequence lies together */
+    if (rows->rows == 1 || llabs(to_step) < llabs(to_row)) /* a sequence lies together */
         for (size_t i = (size_t)rank; i < rows->rows; i += (size_t)size)
             clear(&padding, element(array, rows->length[i], rows->order[i], real_size),
                   steps - rows->length[i], to_step);
