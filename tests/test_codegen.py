@@ -113,7 +113,7 @@ def test_no_wider_registers_than_promised(compiled):
     assert re.search(r"%xmm", text)
     if isa in ("reference", "baseline"):
         assert not re.search(r"%[yz]mm|^v\w+\s", text, re.M)
-    elif isa == "avx2":
+    elif isa in ("avx2", "avxvnni"):
         assert re.search(r"%ymm", text)
         assert not re.search(r"%zmm|%k[0-7]\b", text)
     else:
