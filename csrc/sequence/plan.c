@@ -10,8 +10,12 @@ enum {
                                small tiles waste weight traffic, */
     ROWS_OF_MEDIUM = 6,     /* of recurrent weights that take half of an L2, */
     MEDIUM_WEIGHTS = 512 << 10, /* bytes, */
-    ROWS_OF_LARGE = 12,         /* and of weights that no L2 holds: */
-    LARGE_WEIGHTS = 2 << 20,    /* bytes, of the recurrent or the input part */
+    ROWS_OF_LARGE = 12,         /* of weights that no L2 holds: */
+    LARGE_WEIGHTS = 2 << 20,    /* bytes, of the recurrent or the input part, */
+    ROWS_OF_FAR = 22,           /* and where both parts come from an L3 that is far, */
+    LOW_ROWS_OF_FAR = 40,       /* of which tile registers and int8 multiply more while they are
+                                   read: */
+    LOW_TILE = 16,              /* rows, of tile registers */
     CHUNK_BYTES = 512 << 10,    /* of input part, so that it stays in L2 until its step; where its
                                    weights are large, as many as these: reading them costs more */
     FUSED_ROWS = 3,             /* rows a thread, from which reading both weights at each step
@@ -50,11 +54,25 @@ static int panels_worth(const struct rnn_direction *d, const struct rnn_rows *ro
     return each >= STEP_WORTH_SHARING && d->hidden > RNN_WIDE_LANES;
 }
 
+/* Whether so many L2 do not hold the weights, and the L3 behind them is far. */
+static int weights_far(const struct rnn_direction *d, double l2s) {
+    const double l2 = (double)d->engine->l2_bytes;
+    return l2 >= FAR_L3 && step_work(d, 1) * (double)d->real_size > l2s * l2;
+}
+
+/* Rows a thread for weights that are. */
+static size_t rows_of_far(const struct rnn_direction *d) {
+    if (!d->low) return ROWS_OF_FAR;
+    return d->format == RNN_WEIGHTS_INT8 || rnn_direction_tile(d) >= LOW_TILE ? LOW_ROWS_OF_FAR
+                                                                              : ROWS_OF_LARGE;
+}
+
 /* Rows from which on each thread has enough of its own. */
 static size_t rows_worth(const struct rnn_direction *d, const struct rnn_rows *rows, int threads) {
     const double bytes = step_work(d, 0) * (double)d->real_size;
     if (!panels_worth(d, rows)) return (size_t)threads;
-    return (size_t)threads * (bytes > LARGE_WEIGHTS    ? ROWS_OF_LARGE
+    return (size_t)threads * (weights_far(d, 1.25)     ? rows_of_far(d)
+                              : bytes > LARGE_WEIGHTS  ? ROWS_OF_LARGE
                               : bytes > MEDIUM_WEIGHTS ? ROWS_OF_MEDIUM
                                                        : ROWS_WORTH_SHARING);
 }
@@ -86,9 +104,8 @@ static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows
 static size_t fused_steps(const struct rnn_direction *d, const struct rnn_rows *rows,
                           const struct rnn_plan *plan) {
     const double bytes = step_work(d, 1) * (double)d->real_size;
-    const size_t l2 = d->engine->l2_bytes;
-    const int mesh = l2 >= FAR_L3, far = mesh && bytes > 0.75 * (double)l2;
-    const size_t each = far                          ? FUSED_ROWS_FAR
+    const int mesh = d->engine->l2_bytes >= FAR_L3;
+    const size_t each = weights_far(d, 0.75)         ? FUSED_ROWS_FAR
                         : mesh && plan->threads == 1 ? FUSED_ROWS_ALONE
                                                      : FUSED_ROWS;
     const size_t least = each * (plan->by_rows ? (size_t)plan->threads : 1);
@@ -110,15 +127,16 @@ static size_t own_steps(const struct rnn_direction *d, const struct rnn_rows *ro
 
 /* Rows of the input part that steps of one row compute beside their own products; 0: none. */
 static size_t rows_beside(const struct rnn_direction *d, const struct rnn_rows *rows, int threads) {
-    const struct rnn_panels *w = &d->phase[0].w_hh.panels;
     const double each = step_work(d, 0) * (double)d->real_size / threads;
     const double most = step_work(d, 1) * (double)d->real_size;
     if (rows->rows != 1 || d->blas || d->varies || d->cell->phases > 1) return 0;
     if (!(d->low ? d->low->beside : d->kernels->beside) || most > BESIDE_MOST) return 0;
+    /* Each step would bring both weights through the L2, and the way there is long. */
+    if (!d->low && weights_far(d, 0.7 * threads)) return 0;
     if (each < (threads > 1 ? BESIDE_SHARED : BESIDE_LEAST)) return 0;
     if (cost[d->format] * (double)d->hidden < BESIDE_WORDS) return 0;
     if (d->low && threads > 1) return 0; /* each would round all rows */
-    return (d->low ? d->low->tile_rows : d->kernels->tile_rows)[w->groups];
+    return rnn_direction_tile(d);
 }
 
 /* Chunks of a tile's rows, which steps take along; the first has what is left, but no few rows, of
