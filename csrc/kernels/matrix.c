@@ -304,6 +304,12 @@ static void multiply_blas(const struct rnn_matrix *matrix, const struct rnn_oper
                       o->ldx, matrix->panels.data, columns, o->y, o->ldy);
 }
 
+size_t rnn_matrix_tile(const struct rnn_matrix *matrix) {
+    const struct rnn_low_kernels *low = matrix->engine->low[matrix->format];
+    const struct rnn_kernels *kernels = rnn_kernels_of(matrix->engine, matrix->dtype);
+    return (low ? low->tile_rows : kernels->tile_rows)[matrix->panels.groups];
+}
+
 void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_operands *o, int rank,
                          int size) {
     if (matrix->blas) {
@@ -314,7 +320,7 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
     const struct rnn_panels *w = &matrix->panels;
     const struct rnn_low_kernels *low = matrix->engine->low[matrix->format];
     const size_t real_size = kernels->real_size;
-    const size_t tile = (low ? low->tile_rows : kernels->tile_rows)[w->groups];
+    const size_t tile = rnn_matrix_tile(matrix);
     const size_t panels = (w->total + w->groups - 1) / w->groups;
     size_t begin = 0, end = o->rows, first = 0, last = panels;
     if (o->rows >= tile * (size_t)size)

@@ -72,6 +72,9 @@ struct rnn_operands {
     void *work;   /* low precision, unless rounded: this thread's, see rnn_low_work */
 };
 
+/* Rows of the register tile of its products; 0: BLAS has these. */
+size_t rnn_matrix_tile(const struct rnn_matrix *matrix);
+
 /* This thread's share of a product, of rows or of panels; no barrier. With BLAS rank 0 does it. */
 void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_operands *operands,
                          int rank, int size);

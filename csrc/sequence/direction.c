@@ -256,10 +256,6 @@ size_t rnn_operand_width(const struct rnn_direction *direction, size_t width) {
     return direction->low ? rnn_round_up(width, RNN_LANES) : width;
 }
 
-size_t rnn_direction_tile(const struct rnn_direction *d) {
-    return (d->low ? d->low->tile_rows : d->kernels->tile_rows)[d->phase[0].w_hh.panels.groups];
-}
-
 size_t rnn_direction_work(const struct rnn_direction *direction, size_t rows) {
     return direction->low ? rnn_low_work(rows, direction->input, direction->hidden) : 0;
 }

@@ -84,9 +84,6 @@ void rnn_direction_free(struct rnn_direction *direction);
 size_t rnn_operand_size(const struct rnn_direction *direction);
 size_t rnn_operand_width(const struct rnn_direction *direction, size_t width);
 
-/* Rows of the register tile of recurrent products. */
-size_t rnn_direction_tile(const struct rnn_direction *direction);
-
 /* Bytes of work each thread needs for a step, or a product, of `rows` rows at most. */
 size_t rnn_direction_work(const struct rnn_direction *direction, size_t rows);
 

@@ -21,7 +21,7 @@ enum {
     FUSED_ROWS = 3,             /* rows a thread, from which reading both weights at each step
                                    costs less than keeping the input part until its step, */
     FUSED_ROWS_ALONE = 6,       /* of a lone thread, which waits for nobody before it keeps that, */
-    FUSED_ROWS_FAR = 24,        /* or where both come from an L3 that is far: these two with */
+    FUSED_ROWS_FAR = 24,        /* or where both come from an L3 that is far: these with */
     FAR_L3 = 2 << 20,           /* an L2 of so many bytes, of a CPU of many on a mesh, which
                                    multiplies twice while it reads a vector of weights, */
     FUSED_WEIGHTS = 12 << 20,   /* while these bytes of both come from a cache */
@@ -54,17 +54,19 @@ static int panels_worth(const struct rnn_direction *d, const struct rnn_rows *ro
     return each >= STEP_WORTH_SHARING && d->hidden > RNN_WIDE_LANES;
 }
 
+static int l3_far(const struct rnn_direction *d) { return d->engine->l2_bytes >= FAR_L3; }
+
 /* Whether so many L2 do not hold the weights, and the L3 behind them is far. */
 static int weights_far(const struct rnn_direction *d, double l2s) {
-    const double l2 = (double)d->engine->l2_bytes;
-    return l2 >= FAR_L3 && step_work(d, 1) * (double)d->real_size > l2s * l2;
+    return l3_far(d) && step_work(d, 1) * (double)d->real_size > l2s * (double)d->engine->l2_bytes;
 }
 
 /* Rows a thread for weights that are. */
 static size_t rows_of_far(const struct rnn_direction *d) {
     if (!d->low) return ROWS_OF_FAR;
-    return d->format == RNN_WEIGHTS_INT8 || rnn_direction_tile(d) >= LOW_TILE ? LOW_ROWS_OF_FAR
-                                                                              : ROWS_OF_LARGE;
+    return d->format == RNN_WEIGHTS_INT8 || rnn_matrix_tile(&d->phase[0].w_hh) >= LOW_TILE
+               ? LOW_ROWS_OF_FAR
+               : ROWS_OF_LARGE;
 }
 
 /* Rows from which on each thread has enough of its own. */
@@ -104,10 +106,9 @@ static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows
 static size_t fused_steps(const struct rnn_direction *d, const struct rnn_rows *rows,
                           const struct rnn_plan *plan) {
     const double bytes = step_work(d, 1) * (double)d->real_size;
-    const int mesh = d->engine->l2_bytes >= FAR_L3;
-    const size_t each = weights_far(d, 0.75)         ? FUSED_ROWS_FAR
-                        : mesh && plan->threads == 1 ? FUSED_ROWS_ALONE
-                                                     : FUSED_ROWS;
+    const size_t each = weights_far(d, 0.75)              ? FUSED_ROWS_FAR
+                        : l3_far(d) && plan->threads == 1 ? FUSED_ROWS_ALONE
+                                                          : FUSED_ROWS;
     const size_t least = each * (plan->by_rows ? (size_t)plan->threads : 1);
     size_t steps = 0;
     if (d->blas || d->cell->phases > 1 || bytes > FUSED_WEIGHTS) return 0;
@@ -136,7 +137,7 @@ static size_t rows_beside(const struct rnn_direction *d, const struct rnn_rows *
     if (each < (threads > 1 ? BESIDE_SHARED : BESIDE_LEAST)) return 0;
     if (cost[d->format] * (double)d->hidden < BESIDE_WORDS) return 0;
     if (d->low && threads > 1) return 0; /* each would round all rows */
-    return rnn_direction_tile(d);
+    return rnn_matrix_tile(&d->phase[0].w_hh);
 }
 
 /* Chunks of a tile's rows, which steps take along; the first has what is left, but no few rows, of
