@@ -56,6 +56,7 @@ class Worker:
         if path is not None:
             with np.load(path) as kept:
                 expected = [kept[name] for name in kept.files]
+        self._rest()  # NumPy's threads, which made the problem
         ready, void = {}, {}
         for variant, entry in entries.items():
             first = turns.once(entry.call)

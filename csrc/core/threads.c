@@ -28,6 +28,7 @@ enum {
     TEAM_MAX = 256,      /* threads: the places of all are on the caller's stack */
     SPINS = 20000,       /* about 200 us of pauses, above the imbalance of a chunk's products: a
                             virtual CPU that was left to sleep may take as long to come back */
+    ROW_MAX = 2000000,   /* ns that it spins for a row's more work, where shares are whole rows */
     STALLS_CROWDED = 2,  /* stalls of a call from which on an elastic team shrinks */
     PATIENCE = 10000000, /* ns to lose before a caller works alone */
     LATE = 500000,       /* ns that a thread begins after its call: it had no CPU until then */
@@ -87,18 +88,35 @@ static int was_switched(void) {
 #endif
 }
 
+#if defined(__linux__)
+/* Keep this thread off one of the CPUs that it is `allowed`. Returns whether it had to be. */
+static int keep_off(int cpu, const cpu_set_t *allowed) {
+    cpu_set_t others = *allowed;
+    if (cpu < 0 || cpu >= CPU_SETSIZE || !CPU_ISSET((size_t)cpu, &others)) return 0;
+    CPU_CLR((size_t)cpu, &others);
+    return CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0;
+}
+#endif
+
 /* Leave the CPU until that place has reached a barrier. To sleep, not to yield: who yields to a
- * program that computes comes back after that program's time slice, milliseconds later. */
+ * program that computes comes back after that program's time slice, milliseconds later. Nor may it
+ * come back on the CPU of the one that wakes it, which goes on. */
 static void sleep_until(rnn_team *team, struct rnn_place *place, int barrier) {
     if (atomic_load(&team->started) < team->size) atomic_fetch_add(&team->stalls, 1);
 #if defined(__linux__)
     /* Who arrives looks for sleepers without waiting for its own store: it may miss this one. */
     const struct timespec doubt = {.tv_nsec = 1000000};
+    const int cpu = atomic_load(&place->cpu);
+    cpu_set_t allowed;
+    const int kept_off = cpu != sched_getcpu() &&
+                         sched_getaffinity(0, sizeof allowed, &allowed) == 0 &&
+                         keep_off(cpu, &allowed);
     int reached;
     atomic_fetch_add(&team->sleepers, 1);
     while ((reached = atomic_load(&place->reached)) < barrier)
         syscall(SYS_futex, &place->reached, FUTEX_WAIT_PRIVATE, reached, &doubt, NULL, 0);
     atomic_fetch_sub(&team->sleepers, 1);
+    if (kept_off) sched_setaffinity(0, sizeof allowed, &allowed);
     was_switched(); /* this sleep of its own was no loss of the CPU */
 #else
     while (atomic_load(&place->reached) < barrier) sched_yield();
@@ -114,12 +132,24 @@ static void wake(rnn_team *team, struct rnn_place *place) {
 #endif
 }
 
-static void wait_for(rnn_team *team, struct rnn_place *place, int barrier) {
+/* Whether that place reached a barrier before the spinning was over. */
+static int spin_until(struct rnn_place *place, int barrier) {
     for (int spin = 0; spin < SPINS; spin++) {
-        if (atomic_load_explicit(&place->reached, memory_order_acquire) >= barrier) return;
+        if (atomic_load_explicit(&place->reached, memory_order_acquire) >= barrier) return 1;
         pause_cpu();
     }
-    sleep_until(team, place, barrier);
+    return 0;
+}
+
+/* Shares that are whole rows differ by one: their threads wait for each other for longer. */
+static void wait_for(rnn_team *team, struct rnn_place *place, int barrier) {
+    int reached = spin_until(place, barrier);
+    if (!reached && !team->elastic && atomic_load(&team->started) == team->size) {
+        const int64_t since = now(), own = (since - team->began) / 2;
+        const int64_t most = own < ROW_MAX ? own : ROW_MAX;
+        while (!reached && now() - since < most) reached = spin_until(place, barrier);
+    }
+    if (!reached) sleep_until(team, place, barrier);
 }
 
 /* Each thread says that it is here and looks for every other: a cache line goes once from one to
@@ -184,9 +214,7 @@ static int leave_caller(pthread_t caller, int cpu) {
 #if defined(__linux__)
     cpu_set_t allowed;
     if (sched_getcpu() != cpu) return 0;
-    if (pthread_getaffinity_np(caller, sizeof allowed, &allowed) != 0) return 0;
-    CPU_CLR((size_t)cpu, &allowed);
-    return CPU_COUNT(&allowed) > 0 && sched_setaffinity(0, sizeof allowed, &allowed) == 0;
+    return pthread_getaffinity_np(caller, sizeof allowed, &allowed) == 0 && keep_off(cpu, &allowed);
 #else
     (void)caller, (void)cpu;
     return 0;
@@ -232,14 +260,15 @@ static void run_team(int threads, rnn_task task, void *context) {
     rnn_team team = {.size = threads, .places = places};
     for (int rank = 0; rank < threads; rank++) {
         atomic_init(&places[rank].reached, 0);
-        places[rank].cpu = -1;
+        atomic_init(&places[rank].cpu, -1);
     }
     if (!atomic_exchange(&watching_forks, 1)) pthread_atfork(NULL, NULL, in_child);
     was_switched();
-    const int64_t began = now(), computed = cpu_time;
+    const int64_t began = team.began = now(), computed = cpu_time;
     const pthread_t caller = pthread_self();
     leave_others(began);
     const int cpu = this_cpu();
+    atomic_store(&places[0].cpu, cpu);
     int64_t finished = began;
     atomic_int parted = 0;
 #pragma omp parallel num_threads(threads)
@@ -248,7 +277,7 @@ static void run_team(int threads, rnn_task task, void *context) {
         atomic_store(&team.size, omp_get_num_threads());
         if (omp_get_thread_num() > 0) {
             if (leave_caller(caller, cpu)) atomic_store(&parted, 1);
-            places[omp_get_thread_num()].cpu = this_cpu();
+            atomic_store(&places[omp_get_thread_num()].cpu, this_cpu());
             was_switched();
             /* who waited for it in the meantime has counted it */
             if (now() - began > LATE && atomic_load(&team.stalls) == 0)

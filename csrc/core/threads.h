@@ -5,19 +5,22 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* Where a thread says which barrier it has reached, 1, 2, ..., for the others to read, and on which
  * CPU it began, -1 unknown, for later. Two lines each, for some caches fetch these in pairs. */
 struct rnn_place {
     _Alignas(128) atomic_int reached;
-    int cpu;
+    atomic_int cpu;
 };
 
 /* Shared by the threads of one rnn_team_run. */
 typedef struct rnn_team {
     atomic_int size;       /* shrinks to 1 where an elastic team finds its CPUs crowded: */
     atomic_int shrinks_at; /* at this barrier; 0: at none */
-    int elastic; /* set by rank 0: no share of work is kept from before a barrier to after it */
+    atomic_int elastic;    /* set by rank 0: no share of work is kept from before a barrier to
+                              after it */
+    int64_t began;         /* ns, monotonic */
     atomic_int started;
     atomic_int claimed; /* shares that some thread has begun */
     atomic_int sleepers;
