@@ -207,10 +207,12 @@ def _peak(workload, rows, aim, least=None):
 
 
 def _steps(rows):
-    yield _against("streaming step, H <= 64", _of(rows, "step", hidden=(8, 16, 32, 64)), 4, aim=8)
-    for hidden, least in ((128, 2), (256, 1.3), (512, 1.15)):
-        chosen = _of(rows, "step", hidden=hidden)
-        bar = _against(f"streaming step, H = {hidden}", chosen, least)
+    steps = _of(rows, "step")
+    small = [row for row in steps if row.case.hidden <= 64]
+    yield _against("streaming step, H <= 64", small, 4, aim=8)
+    for above, hidden, least in ((64, 128, 2), (128, 256, 1.3), (256, 512, 1.15)):
+        chosen = [row for row in steps if above < row.case.hidden <= hidden]
+        bar = _against(f"streaming step, H <= {hidden}", chosen, least)
         shares = [row.floor_share(row.ours["seconds"]) for row in chosen if row.ours]
         if not shares:
             yield dataclasses.replace(bar, aim="the bandwidth floor")

@@ -73,19 +73,22 @@ class Case:
 
 
 def _float32():
+    """Powers of two, as peers are measured, and sizes between them, as models have."""
     for cell in CELLS:
-        for hidden in (8, 16, 32, 64, 128, 256, 512, 1024):
+        for hidden in (8, 16, 32, 64, 100, 128, 200, 256, 300, 512, 1024):
             yield Case("step", cell, hidden)
     for cell in CELLS:
         for hidden in (64, 256, 512):
             yield Case("block", cell, hidden, steps=16)
     for cell in CELLS:
-        for hidden in (64, 128, 256, 512, 1024):
+        for hidden in (64, 100, 128, 256, 300, 512, 1024):
             yield Case("sequence", cell, hidden, steps=100)
     for cell in CELLS:
         for batch in (8, 32, 64):
             for hidden in (128, 256, 512, 1024):
                 yield Case("batch", cell, hidden, batch, 50)
+        for batch, hidden in ((9, 256), (13, 200), (17, 300)):
+            yield Case("batch", cell, hidden, batch, 50)
     for cell in CELLS:
         yield Case("bidirectional", cell, 256, 16, 100, layers=2, directions=2)
     for cell in CELLS:
@@ -94,6 +97,7 @@ def _float32():
     for cell in CELLS:
         for hidden in (128, 256, 512):
             yield Case("training", cell, hidden, 32, 50)
+        yield Case("training", cell, 200, 20, 35)
         yield Case("training", cell, 256, 64, 100)
         yield Case("training", cell, 650, 16, 35, layers=2)
     for cell in CELLS:
