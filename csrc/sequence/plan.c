@@ -18,6 +18,8 @@ enum {
     LOW_TILE = 16,              /* rows, of tile registers */
     CHUNK_BYTES = 512 << 10,    /* of input part, so that it stays in L2 until its step; where its
                                    weights are large, as many as these: reading them costs more */
+    CHUNK_ROWS_FAR = 128,       /* but no more rows behind a far L3 unless a quarter of an L2 holds
+                                   their input, which each panel reads again, */
     FUSED_ROWS = 3,             /* rows a thread, from which reading both weights at each step
                                    costs less than keeping the input part until its step, */
     FUSED_ROWS_ALONE = 6,       /* of a lone thread, which waits for nobody before it keeps that, */
@@ -151,15 +153,27 @@ static void plan_beside(struct rnn_plan *plan, size_t steps, size_t tile) {
     plan->chunk_rows = most;
 }
 
+/* Rows of a chunk, of so many bytes of input and gates each. */
+static size_t chunk_rows(const struct rnn_direction *d, const struct rnn_rows *rows, size_t row,
+                         int looked_up) {
+    const size_t input = d->input * d->real_size, weights = (row - input) * d->input;
+    const int large = weights > LARGE_WEIGHTS && !looked_up;
+    size_t most = (large ? weights : CHUNK_BYTES) / row + rows->rows;
+    if (large && l3_far(d)) {
+        size_t near = d->engine->l2_bytes / 4 / input;
+        if (near < CHUNK_ROWS_FAR) near = CHUNK_ROWS_FAR;
+        if (near < rows->rows) near = rows->rows;
+        if (most > near) most = near;
+    }
+    return most < rows->total ? most : rows->total;
+}
+
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                  int threads, int training, int looked_up) {
     struct rnn_plan result = plan(d, rows, threads, looked_up);
     size_t row = d->input;
     for (size_t p = 0; p < d->cell->phases; p++) row += d->phase[p].width;
-    const size_t weights = (row - d->input) * d->input * d->real_size;
-    const size_t chunk = weights > LARGE_WEIGHTS && !looked_up ? weights : CHUNK_BYTES;
-    result.chunk_rows = chunk / (row * d->real_size) + rows->rows;
-    if (result.chunk_rows > rows->total) result.chunk_rows = rows->total;
+    result.chunk_rows = chunk_rows(d, rows, row * d->real_size, looked_up);
     /* Where the gates of every step are kept nothing is saved. */
     if (!looked_up && (!training || !rnn_keeps_gates(d)))
         result.fused = fused_steps(d, rows, &result);
