@@ -89,12 +89,21 @@ static int was_switched(void) {
 }
 
 #if defined(__linux__)
-/* Keep this thread off one of the CPUs that it is `allowed`. Returns whether it had to be. */
-static int keep_off(int cpu, const cpu_set_t *allowed) {
-    cpu_set_t others = *allowed;
-    if (cpu < 0 || cpu >= CPU_SETSIZE || !CPU_ISSET((size_t)cpu, &others)) return 0;
-    CPU_CLR((size_t)cpu, &others);
-    return CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0;
+/* Keep this thread off these of the CPUs that it is `allowed`, if others are left. Returns whether
+ * that changed what it may use. */
+static int keep_off(const cpu_set_t *cpus, const cpu_set_t *allowed) {
+    cpu_set_t others;
+    CPU_AND(&others, allowed, cpus);
+    CPU_XOR(&others, allowed, &others);
+    if (CPU_COUNT(&others) == 0 || CPU_EQUAL(&others, allowed)) return 0;
+    return sched_setaffinity(0, sizeof others, &others) == 0;
+}
+
+static cpu_set_t only(int cpu) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_SET((size_t)cpu, &cpus);
+    return cpus;
 }
 #endif
 
@@ -107,10 +116,11 @@ static void sleep_until(rnn_team *team, struct rnn_place *place, int barrier) {
     /* Who arrives looks for sleepers without waiting for its own store: it may miss this one. */
     const struct timespec doubt = {.tv_nsec = 1000000};
     const int cpu = atomic_load(&place->cpu);
+    const cpu_set_t waker = only(cpu);
     cpu_set_t allowed;
     const int kept_off = cpu != sched_getcpu() &&
                          sched_getaffinity(0, sizeof allowed, &allowed) == 0 &&
-                         keep_off(cpu, &allowed);
+                         keep_off(&waker, &allowed);
     int reached;
     atomic_fetch_add(&team->sleepers, 1);
     while ((reached = atomic_load(&place->reached)) < barrier)
@@ -145,9 +155,9 @@ static int spin_until(struct rnn_place *place, int barrier) {
 static void wait_for(rnn_team *team, struct rnn_place *place, int barrier) {
     int reached = spin_until(place, barrier);
     if (!reached && !team->elastic && atomic_load(&team->started) == team->size) {
-        const int64_t since = now(), own = (since - team->began) / 2;
-        const int64_t most = own < ROW_MAX ? own : ROW_MAX;
-        while (!reached && now() - since < most) reached = spin_until(place, barrier);
+        const int64_t since = now(), half = (since - team->began) / 2;
+        const int64_t end = since + (half < ROW_MAX ? half : ROW_MAX);
+        while (!reached && now() < end) reached = spin_until(place, barrier);
     }
     if (!reached) sleep_until(team, place, barrier);
 }
@@ -188,14 +198,10 @@ static _Thread_local cpu_set_t taken; /* where the others of this thread's last 
  * But where teams have lost something lately another program may be there. */
 static void leave_others(int64_t began) {
     const int cpu = sched_getcpu();
-    cpu_set_t allowed, free_ones;
+    cpu_set_t allowed;
     if (cpu < 0 || !CPU_ISSET(cpu, &taken) || began - lost_apart < CALM) return;
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-    CPU_AND(&free_ones, &allowed, &taken);
-    CPU_XOR(&free_ones, &allowed, &free_ones);
-    if (CPU_COUNT(&free_ones) == 0) return;
-    if (sched_setaffinity(0, sizeof free_ones, &free_ones) == 0)
-        sched_setaffinity(0, sizeof allowed, &allowed);
+    if (keep_off(&taken, &allowed)) sched_setaffinity(0, sizeof allowed, &allowed);
 }
 
 static void remember_others(const rnn_team *team, int threads) {
@@ -212,9 +218,11 @@ static void remember_others(const rnn_team *team, int threads) { (void)team, (vo
  * those of the caller but for that one. Returns whether it did. */
 static int leave_caller(pthread_t caller, int cpu) {
 #if defined(__linux__)
+    const cpu_set_t callers = only(cpu);
     cpu_set_t allowed;
     if (sched_getcpu() != cpu) return 0;
-    return pthread_getaffinity_np(caller, sizeof allowed, &allowed) == 0 && keep_off(cpu, &allowed);
+    return pthread_getaffinity_np(caller, sizeof allowed, &allowed) == 0 &&
+           keep_off(&callers, &allowed);
 #else
     (void)caller, (void)cpu;
     return 0;
