@@ -159,7 +159,7 @@ static size_t chunk_rows(const struct rnn_direction *d, const struct rnn_rows *r
     const size_t input = d->input * d->real_size, weights = (row - input) * d->input;
     const int large = weights > LARGE_WEIGHTS && !looked_up;
     size_t most = (large ? weights : CHUNK_BYTES) / row + rows->rows;
-    if (large && l3_far(d)) {
+    if (large && l3_far(d) && !d->blas) { /* which divides its products by itself */
         size_t near = d->engine->l2_bytes / 4 / input;
         if (near < CHUNK_ROWS_FAR) near = CHUNK_ROWS_FAR;
         if (near < rows->rows) near = rows->rows;
