@@ -306,19 +306,24 @@ class Tensor:
     @_quiet
     def sum(self, axis=None, keepdims=False):
         """Sum over all or some axes, as `numpy.sum`; small integers become larger ones."""
-
-        def backward(g):
-            if axis is not None and not keepdims:
-                g = np.expand_dims(g, axis)
-            return (np.broadcast_to(g, self.shape),)
-
         total = np.asarray(self.data.sum(axis=axis, keepdims=keepdims))
-        return record("sum", total, (self,), backward)
+        return record("sum", total, (self,), lambda g: (self._spread(g, axis, keepdims),))
 
+    @_quiet
     def mean(self, axis=None, keepdims=False):
         """Mean over all or some axes, as `numpy.mean`; NaN over nothing."""
-        total = self.sum(axis, keepdims)
-        return total / (self.size / total.size if self.size else float("nan"))
+        total = np.asarray(self.data.sum(axis=axis, keepdims=keepdims))
+        each = self.size / total.size if self.size else float("nan")
+        count = as_tensor(each, total.dtype, "mean").data
+        return record(
+            "mean", total / count, (self,), lambda g: (self._spread(g / count, axis, keepdims),)
+        )
+
+    def _spread(self, grad, axis, keepdims):
+        """Give each element the gradient of the sum it went into."""
+        if axis is not None and not keepdims:
+            grad = np.expand_dims(grad, axis)
+        return np.broadcast_to(grad, self.shape)
 
     def reshape(self, *shape):
         """The same elements in another shape, as `numpy.reshape`."""
