@@ -138,6 +138,7 @@ struct rnn_step {
     size_t begin, end;
     int descending; /* panels from the last to the first: steps that turn back at their end find the
                        weights they read last still in the cache */
+    int near; /* a hint: an L2 has kept the weights since the step before, tiles ask for none */
     /* The accumulators [rows][ld_gates] in panel order; NULL: the kernel's own. With `keep` what
      * the cell keeps of them is stored back: for the way back, or for its next phase. */
     void *gates;

@@ -43,6 +43,9 @@ enum {
 static const double cost[] = {
     [RNN_WEIGHTS_REAL] = 1, [RNN_WEIGHTS_BFLOAT16] = 0.5, [RNN_WEIGHTS_INT8] = 0.25};
 
+/* Part of an L2 that weights may fill and stay there, whatever else a step reads. */
+static const double near_part = 0.8;
+
 /* Multiply-adds of one row's step, in those of reals. */
 static double step_work(const struct rnn_direction *d, int with_input) {
     return cost[d->format] * (double)d->cell->gates * (double)d->hidden *
@@ -224,6 +227,11 @@ struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_ro
         share = rnn_share_all(rank, size);
     }
     return share;
+}
+
+int rnn_plan_near(const struct rnn_direction *d, int fused, int threads) {
+    const double bytes = step_work(d, fused) * (double)d->real_size / threads;
+    return bytes <= near_part * (double)d->engine->l2_bytes;
 }
 
 int rnn_plan_side_by_side(const struct rnn_direction *d, const struct rnn_rows *rows,

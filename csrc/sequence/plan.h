@@ -37,6 +37,10 @@ size_t rnn_plan_chunk_end(const struct rnn_plan *plan, const struct rnn_rows *ro
 struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t s,
                                 int rank, int size);
 
+/* Whether an L2 keeps what one of the threads that share a step's panels reads of the recurrent
+ * weights, and of those of the input part where a step is `fused` with it, until the next step. */
+int rnn_plan_near(const struct rnn_direction *direction, int fused, int threads);
+
 /* Whether two threads run the two directions of a layer side by side, without a barrier, rather
  * than share each in turn. */
 int rnn_plan_side_by_side(const struct rnn_direction *direction, const struct rnn_rows *rows,
