@@ -354,7 +354,7 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
             .begin = begin,
             .end = end,
             .descending = s % 2 != 0,
-            .near = s > (fused ? 0 : first) && rnn_plan_near(d, fused, share.size),
+            .near = s > (fused ? 0 : first) && share.size >= run->plan.near[fused],
             .gates = fused ? NULL : gates_of(run, p, at),
             .ld_gates = phase->width,
             .keep = !fused && (run->history || !last),

@@ -2,6 +2,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "sequence/plan.h"
 
+#include <limits.h>
+#include <math.h>
+
 enum {
     CALL_WORTH_SHARING = 2000000,  /* multiply-adds of a call, about 40 us on one core */
     STEP_WORTH_SHARING = 40000,    /* of one step, about 1.4 us: several barriers */
@@ -171,6 +174,13 @@ static size_t chunk_rows(const struct rnn_direction *d, const struct rnn_rows *r
     return most < rows->total ? most : rows->total;
 }
 
+/* Threads from which on an L2 keeps what each reads of the weights. */
+static int near_threads(const struct rnn_direction *d, int with_input) {
+    const double bytes = step_work(d, with_input) * (double)d->real_size;
+    const double kept = near_part * (double)d->engine->l2_bytes; /* 0 where that is not known */
+    return bytes < kept * INT_MAX ? (int)ceil(bytes / kept) : INT_MAX;
+}
+
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                  int threads, int training, int looked_up) {
     struct rnn_plan result = plan(d, rows, threads, looked_up);
@@ -184,6 +194,8 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
     result.apart = alone < result.fused ? alone : result.fused;
     result.own = looked_up ? 0 : own_steps(d, rows, &result, training);
     result.compact = !training && result.dealt > 0 && result.apart > 0;
+    for (int with_input = 0; with_input < 2; with_input++)
+        result.near[with_input] = near_threads(d, with_input);
     if (!training && !looked_up)
         plan_beside(&result, rows->steps, rows_beside(d, rows, result.threads));
     return result;
@@ -227,11 +239,6 @@ struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_ro
         share = rnn_share_all(rank, size);
     }
     return share;
-}
-
-int rnn_plan_near(const struct rnn_direction *d, int fused, int threads) {
-    const double bytes = step_work(d, fused) * (double)d->real_size / threads;
-    return bytes <= near_part * (double)d->engine->l2_bytes;
 }
 
 int rnn_plan_side_by_side(const struct rnn_direction *d, const struct rnn_rows *rows,

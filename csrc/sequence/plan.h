@@ -22,6 +22,9 @@ struct rnn_plan {
                           as all products over steps are backwards, */
     size_t beside; /* or, 0: not, for so many beside the steps of the chunk before, but for the */
     size_t first;  /* first chunk's */
+    int near[2];   /* forward: so many threads that share a step's panels, at least, and an L2 keeps
+                      what each reads of the recurrent weights, or [1] of these and the input
+                      part's, until the next step */
 };
 
 /* `looked_up`: the input part is a copy of rows of a table, no product. */
@@ -36,10 +39,6 @@ size_t rnn_plan_chunk_end(const struct rnn_plan *plan, const struct rnn_rows *ro
 /* The rows of step s that `rank` among `size` threads takes. */
 struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t s,
                                 int rank, int size);
-
-/* Whether an L2 keeps what one of the threads that share a step's panels reads of the recurrent
- * weights, and of those of the input part where a step is `fused` with it, until the next step. */
-int rnn_plan_near(const struct rnn_direction *direction, int fused, int threads);
 
 /* Whether two threads run the two directions of a layer side by side, without a barrier, rather
  * than share each in turn. */
