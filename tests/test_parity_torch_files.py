@@ -104,7 +104,7 @@ def test_modules_are_refused_by_name(path, zipped):
         read_torch(path)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "make", [torch.jit.script, lambda m: torch.jit.trace(m, torch.ones(4, 1, 3))]
 )
@@ -119,7 +119,7 @@ def test_programs_give_the_arrays_of_their_modules(path, make):
     }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::DeprecationWarning")
 def test_a_program_becomes_a_model(path):
     module = torch.nn.LSTM(3, 5, 2, bidirectional=True)
     torch.jit.save(torch.jit.script(module), path)

@@ -132,6 +132,15 @@ struct rnn_beside { /* in cache lines of its own: each thread writes one all the
     int ready;    /* low precision: the rows are rounded, and lie in the product's work */
 };
 
+/* Rows that a step reads or writes: row r begins at data + r * ld, or, where they lie anywhere in
+ * an array of the caller's, at data + at[r * stride]. */
+struct rnn_row_view {
+    const void *data;
+    size_t ld;
+    const ptrdiff_t *at; /* NULL: ld apart */
+    size_t stride;
+};
+
 /* One step of one phase of a cell, rows x unit panels [begin, end). */
 struct rnn_step {
     size_t rows, hidden;
@@ -146,19 +155,17 @@ struct rnn_step {
     int keep;
     /* The input part: the bias and the product of x; `bias` NULL: it is in the gates already. */
     const void *bias; /* [panels][accumulators][16] */
-    const void *x;    /* [rows][ldx] */
-    size_t ldx;
-    const void *x_next; /* a hint: the step to come's, without gaps, to be asked for; or NULL */
+    struct rnn_row_view x;
+    const void *x_next; /* a hint: `data` of the step to come's, to be asked for; or NULL */
     struct rnn_panels w_ih;
     /* The recurrent product; w_hh.data NULL: the gates hold its result already. */
-    const void *a; /* [rows][ld_a] h, or reset * h for the second phase of GRU_BEFORE */
-    size_t ld_a;
+    struct rnn_row_view a; /* h, or reset * h for the second phase of GRU_BEFORE */
     struct rnn_panels w_hh;
     /* States: which are used is the cell's matter. */
-    const void *h, *c; /* [rows][ld_h], [rows][ld_c] before the step */
-    size_t ld_h, ld_c;
-    void *h_out, *c_out; /* [rows][ld_h_out], [rows][ld_c_out] after it; c_out may be c */
-    size_t ld_h_out, ld_c_out;
+    struct rnn_row_view h, h_out; /* before the step and after it */
+    const void *c;                /* [rows][ld_c] before the step, */
+    void *c_out;                  /* [rows][ld_c_out] after it; it may be c */
+    size_t ld_c, ld_c_out;
     const void *first; /* GRU_BEFORE phase 2: activated gates of phase 1 [rows][ld_first] */
     size_t ld_first;
     const struct rnn_form *form; /* of a variant */

@@ -112,15 +112,12 @@ static struct rnn_step step_of(const struct stage *stage, size_t rows, size_t p)
         .keep = p + 1 < d->cell->phases,
         .bias = is_fused(d) ? phase->bias : NULL,
         .w_ih = phase->w_ih.panels,
-        .a = p == 0 ? stage->h[0] : stage->reset_h,
-        .ld_a = d->padded,
+        .a = {.data = p == 0 ? stage->h[0] : stage->reset_h, .ld = d->padded},
         .w_hh = phase->w_hh.panels,
-        .h = stage->h[0],
-        .ld_h = d->padded,
+        .h = {.data = stage->h[0], .ld = d->padded},
+        .h_out = {.data = p + 1 == d->cell->phases ? out : stage->reset_h, .ld = d->padded},
         .c = stage->c,
         .ld_c = d->padded,
-        .h_out = p + 1 == d->cell->phases ? out : stage->reset_h,
-        .ld_h_out = d->padded,
         .c_out = stage->c,
         .ld_c_out = d->padded,
         .first = stage->gates[0],
@@ -228,8 +225,7 @@ static void step_phase(const struct step_task *task, size_t p, rnn_team *team, i
     const struct rnn_direction *d = &stage->layer->direction[0];
     const struct rnn_phase_weights *phase = &d->phase[p];
     struct rnn_step step = step_of(stage, task->stream->rows, p);
-    step.x = task->x;
-    step.ldx = task->ldx;
+    step.x = (struct rnn_row_view){.data = task->x, .ld = task->ldx};
     step.work = stage->work + (size_t)rank * stage->work_size;
     if (stage->plan.by_rows) {
         size_t begin, end;
@@ -268,10 +264,10 @@ static void recurrent_task(rnn_team *team, int rank, void *context) {
 static void step_direct(const struct step_task *task, struct stage *stage) {
     struct rnn_step *step = &stage->step;
     if (looks_up(&stage->layer->direction[0])) input_part(task, 0, 0, 1);
-    step->x = task->x;
-    step->ldx = task->ldx;
-    step->a = step->h = stage->h[0];
-    step->h_out = stage->h[1];
+    step->x.data = task->x;
+    step->x.ld = task->ldx;
+    step->a.data = step->h.data = stage->h[0];
+    step->h_out.data = stage->h[1];
     step->descending = stage->descending;
     stage->layer->direction[0].phase[0].step(step);
 }

@@ -17,12 +17,16 @@ struct run {
     size_t real_size, padded;
     int rounded; /* x_buffer holds x as products in low precision take it */
     size_t ldx, x_size;
-    char *x_buffer; /* where it is gathered; NULL: read in place, or looked up */
+    char *x_buffer; /* where the x of a history is gathered, or of steps that do not compute their
+                       input part themselves; NULL: read in place, or looked up */
+    ptrdiff_t *x_at, *y_at; /* [B] the rows of a step of x and y, as rnn_rows_place says; NULL: each
+                               row_stride after the one before, or not read or written in place */
     struct rnn_packed_lookup lookup;
     char *looked_up[RNN_PHASES_MAX]; /* gates of the rows of its table, the input part */
     char *gates[RNN_PHASES_MAX];
-    char *h;                   /* hidden states of the packed rows; NULL: they are written to y */
-    char *h_start, *c_start;   /* [B] states before the chunk; c is updated in place */
+    char *h;                   /* of a history: hidden states of the packed rows; else they are */
+    int copies_h;              /* written to y, or updated in h_start and copied to y */
+    char *h_start, *c_start;   /* [B] states before the first step; c is updated in place */
     char *reset_h;             /* [B] */
     char *cell_out;            /* [B] what is projected */
     struct rnn_beside *beside; /* each thread's share of the next chunk's input part; NULL: none */
@@ -30,50 +34,6 @@ struct run {
     size_t work_size;
     rnn_arena arena;
 };
-
-rnn_status rnn_history_size(const struct rnn_direction *d, const struct rnn_rows *rows,
-                            const rnn_lookup *lookup, size_t *bytes) {
-    const size_t size = d->real_size;
-    size_t row;
-    if (__builtin_mul_overflow(d->padded, size, &row))
-        return rnn_fail(RNN_ERR_MEMORY, "hidden_size %zu is too large", d->hidden);
-    if (lookup) {
-        RNN_TRY(rnn_size_add(bytes, rows->total, sizeof(int64_t)));
-        RNN_TRY(rnn_size_add(bytes, lookup->count, d->input * size));
-    } else {
-        const size_t x_row = rnn_operand_width(d, d->input) * rnn_operand_size(d);
-        RNN_TRY(rnn_size_add(bytes, rows->total, x_row));
-    }
-    for (size_t p = 0; p < d->cell->phases; p++)
-        RNN_TRY(rnn_size_add(bytes, rows->total, d->phase[p].width * size));
-    RNN_TRY(rnn_size_add(bytes, rows->rows + rows->total, row));
-    RNN_TRY(rnn_size_add(bytes, d->cell->has_c ? rows->rows + rows->total : 0, row));
-    RNN_TRY(rnn_size_add(bytes, rnn_projects(d) ? rows->total : 0, row));
-    return rnn_size_add(bytes, d->cell->phases > 1 ? rows->total : 0, row);
-}
-
-void rnn_history_take(const struct rnn_direction *d, const struct rnn_rows *rows,
-                      const rnn_lookup *lookup, int reverse, rnn_arena *arena,
-                      struct rnn_history *history) {
-    const size_t size = d->real_size, row = d->padded * size, total = rows->total;
-    memset(history, 0, sizeof *history);
-    if (lookup) {
-        int64_t *index = rnn_arena_take(arena, total, sizeof *index);
-        void *table = rnn_arena_take(arena, lookup->count, d->input * size);
-        rnn_lookup_pack(lookup, rows, reverse, index);
-        rnn_lookup_copy(lookup, rows, d->input * size, table);
-        history->lookup = (struct rnn_packed_lookup){lookup->count, table, index};
-    } else {
-        const size_t x_row = rnn_operand_width(d, d->input) * rnn_operand_size(d);
-        history->x = rnn_arena_take(arena, total, x_row);
-    }
-    for (size_t p = 0; p < d->cell->phases; p++)
-        history->gates[p] = rnn_arena_take(arena, total, d->phase[p].width * size);
-    history->h = rnn_arena_take(arena, rows->rows + total, row);
-    if (d->cell->has_c) history->c = rnn_arena_take(arena, rows->rows + total, row);
-    if (rnn_projects(d)) history->cell_out = rnn_arena_take(arena, total, row);
-    if (d->cell->phases > 1) history->reset_h = rnn_arena_take(arena, total, row);
-}
 
 /* Whether the gates of a table's rows are still to be computed. */
 static int multiplies_table(const struct run *run) {
@@ -139,30 +99,27 @@ static size_t buffer_row(const struct run *run, size_t first, size_t s) {
     return offset[s] - offset[first] + chunk % 2 * plan->chunk_rows;
 }
 
-/* Whether the input is read where it is, rows run->ldx apart: of one step, or of many at once. */
-static int reads_in_place(struct run *run, int by_steps) {
-    const rnn_sequence *x = &run->forward->x;
-    if (!by_steps) return rnn_rows_in_place(run->rows, x, run->forward->reverse, &run->ldx);
-    run->ldx = (size_t)x->row_stride;
-    return rnn_rows_step_in_place(run->rows, x);
-}
-
 static rnn_status allocate_chunk(struct run *run) {
     const struct rnn_direction *d = run->direction;
     const size_t batch = run->rows->rows, threads = (size_t)run->plan.threads;
     const size_t rows = run->plan.chunk_rows * (run->plan.beside ? 2 : 1);
     const size_t size = run->real_size, state = run->padded * size;
     const rnn_lookup *lookup = run->forward->lookup;
+    const rnn_sequence *x = &run->forward->x, *y = &run->forward->y;
     const int fused = run->plan.fused == run->rows->steps;
-    const int in_place = lookup || reads_in_place(run, fused);
-    const int h_in_place = rnn_rows_step_in_place(run->rows, &run->forward->y);
+    const int in_place =
+        lookup || fused || rnn_rows_in_place(run->rows, x, run->forward->reverse, &run->ldx);
+    const int place_x = run->plan.fused > 0 && !rnn_rows_step_in_place(run->rows, x);
+    const int place_y = !rnn_rows_step_in_place(run->rows, y);
     size_t bytes = 0;
     if (!in_place) run->ldx = d->input;
     run->x_size = size;
+    run->copies_h = place_y && (d->blas || rnn_projects(d));
+    RNN_TRY(rnn_size_add(&bytes, place_x ? batch : 0, sizeof *run->x_at));
+    RNN_TRY(rnn_size_add(&bytes, place_y ? batch : 0, sizeof *run->y_at));
     RNN_TRY(rnn_size_add(&bytes, in_place ? 0 : rows, d->input * size));
     for (size_t p = 0; p < d->cell->phases; p++)
         RNN_TRY(rnn_size_add(&bytes, fused ? 0 : rows, d->phase[p].width * size));
-    RNN_TRY(rnn_size_add(&bytes, h_in_place ? 0 : rows, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
     RNN_TRY(rnn_size_add(&bytes, batch, state));
@@ -171,10 +128,11 @@ static rnn_status allocate_chunk(struct run *run) {
     RNN_TRY(rnn_size_add(&bytes, run->plan.beside ? threads : 0, sizeof *run->beside));
     RNN_TRY(size_work(run, &bytes));
     RNN_TRY(rnn_arena_create(&run->arena, d->engine->pool, bytes));
+    if (place_x) run->x_at = rnn_arena_take(&run->arena, batch, sizeof *run->x_at);
+    if (place_y) run->y_at = rnn_arena_take(&run->arena, batch, sizeof *run->y_at);
     run->x_buffer = in_place ? NULL : rnn_arena_take(&run->arena, rows, d->input * size);
     for (size_t p = 0; p < d->cell->phases && !fused; p++)
         run->gates[p] = rnn_arena_take(&run->arena, rows, d->phase[p].width * size);
-    run->h = h_in_place ? NULL : rnn_arena_take(&run->arena, rows, state);
     run->h_start = rnn_arena_take(&run->arena, batch, state);
     run->c_start = rnn_arena_take(&run->arena, batch, state);
     run->reset_h = rnn_arena_take(&run->arena, batch, state);
@@ -188,13 +146,16 @@ static rnn_status allocate_chunk(struct run *run) {
     return RNN_OK;
 }
 
+/* Whether step s reads its x where the caller has it, computing its input part itself. */
+static int reads_x(const struct run *run, size_t s) { return s < run->plan.fused && !run->history; }
+
 /* Gather a thread's part of the chunk's input, unless it is read in place. */
 static void gather_input(struct run *run, size_t first, size_t last,
                          const struct rnn_share *share) {
     const struct rnn_forward *f = run->forward;
     const size_t at = buffer_row(run, first, first);
     const size_t input = run->direction->input;
-    if (!run->x_buffer) return;
+    if (!run->x_buffer || reads_x(run, first)) return;
     char *x = run->x_buffer + at * run->ldx * run->x_size;
     if (run->rounded)
         rnn_rows_round(run->rows, &f->x, f->reverse, first, last, input, run->direction->low,
@@ -212,13 +173,28 @@ static const char *input_of(const struct run *run, size_t first, size_t s) {
     return rnn_rows_of_step(run->rows, &f->x, f->reverse, s, run->real_size);
 }
 
-/* That of the step after s for the rows of a share, where these are read in place and lie one after
- * the other; else NULL. */
-static const char *input_after(const struct run *run, size_t first, size_t s,
-                               const struct rnn_share *share) {
-    const int apart = share->step != 1 || run->ldx != run->direction->input;
-    if (run->x_buffer || apart || s + 1 >= run->plan.fused) return NULL;
-    return input_of(run, first, s + 1) + share->row * run->ldx * run->x_size;
+/* The rows of step s in an array of the caller's. */
+static struct rnn_row_view rows_of_step(const struct run *run, const rnn_sequence *array,
+                                        const ptrdiff_t *at, size_t s) {
+    return (struct rnn_row_view){
+        .data = rnn_rows_of_step(run->rows, array, run->forward->reverse, s, run->real_size),
+        .ld = (size_t)array->row_stride,
+        .at = at,
+        .stride = 1};
+}
+
+/* The rows of x that step s multiplies itself. */
+static struct rnn_row_view x_of(const struct run *run, size_t first, size_t s) {
+    if (reads_x(run, s)) return rows_of_step(run, &run->forward->x, run->x_at, s);
+    return (struct rnn_row_view){.data = input_of(run, first, s), .ld = run->ldx};
+}
+
+/* Those of the step after s: the first row of a share's, if it will read them itself. */
+static const void *x_after(const struct run *run, size_t s, const struct rnn_share *share) {
+    if (!reads_x(run, s + 1)) return NULL;
+    struct rnn_row_view x = x_of(run, s + 1, s + 1);
+    rnn_view_take(&x, share->row, share->step, run->real_size);
+    return x.data;
 }
 
 /* Multiply the input by the weights: a share of `count` rows from x on, into those of the buffers
@@ -275,27 +251,20 @@ static char *gates_of(const struct run *run, size_t p, size_t at) {
     return run->gates[p] + at * run->direction->phase[p].width * run->real_size;
 }
 
-/* Hidden states of one step: row i at data + i * ld. */
-struct states {
-    char *data;
-    size_t ld;
-};
-
-/* Those after step s of the chunk that began at step `first`. */
-static struct states states_after(const struct run *run, size_t first, size_t s) {
-    const struct rnn_forward *f = run->forward;
-    if (!run->h)
-        return (struct states){rnn_rows_of_step(run->rows, &f->y, f->reverse, s, run->real_size),
-                               (size_t)f->y.row_stride};
-    const size_t at = buffer_row(run, first, s);
-    return (struct states){run->h + at * run->padded * run->real_size, run->padded};
+/* The hidden states after step s. */
+static struct rnn_row_view states_after(const struct run *run, size_t s) {
+    const char *h = run->h_start;
+    if (run->h)
+        h = run->h + run->rows->offset[s] * run->padded * run->real_size;
+    else if (!run->copies_h)
+        return rows_of_step(run, &run->forward->y, run->y_at, s);
+    return (struct rnn_row_view){.data = h, .ld = run->padded};
 }
 
 /* Those before it. */
-static struct states states_before(const struct run *run, size_t first, size_t s) {
-    const int kept = run->h && !run->history; /* from chunk to chunk */
-    if (s == 0 || (kept && s == first)) return (struct states){run->h_start, run->padded};
-    return states_after(run, first, s - 1);
+static struct rnn_row_view states_before(const struct run *run, size_t s) {
+    if (s > 0) return states_after(run, s - 1);
+    return (struct rnn_row_view){.data = run->h_start, .ld = run->padded};
 }
 
 /* What else a step reads and leaves behind: of a history its own rows, else the same ones as ever.
@@ -318,19 +287,34 @@ static inline struct kept kept_of(const struct run *run, size_t s) {
 }
 
 /* The hidden states of a step, from what the cell gave out. */
-static void project(const struct run *run, const char *cell_out, struct states after,
+static void project(const struct run *run, const char *cell_out, struct rnn_row_view after,
                     const struct rnn_share *share, size_t count, rnn_team *team) {
+    rnn_view_take(&after, share->row, share->step, run->real_size);
     const size_t row = run->padded * run->real_size;
-    rnn_matrix_multiply(
-        &run->direction->w_hr,
-        &(struct rnn_operands){.rows = count,
-                               .x = cell_out + share->row * row,
-                               .ldx = share->step * run->padded,
-                               .y = after.data + share->row * after.ld * run->real_size,
-                               .ldy = share->step * after.ld,
-                               .width = run->direction->output},
-        share->rank, share->size);
+    rnn_matrix_multiply(&run->direction->w_hr,
+                        &(struct rnn_operands){.rows = count,
+                                               .x = cell_out + share->row * row,
+                                               .ldx = share->step * run->padded,
+                                               .y = (char *)(uintptr_t)after.data,
+                                               .ldy = after.ld,
+                                               .width = run->direction->output},
+                        share->rank, share->size);
     if (share->size > 1) rnn_team_wait(team, share->rank);
+}
+
+/* A thread's part of the hidden states of the steps [first, last) goes to the caller. */
+static void give_states(const struct run *run, const char *h, size_t first, size_t last,
+                        const struct rnn_share *share) {
+    const struct rnn_forward *f = run->forward;
+    rnn_rows_scatter(run->rows, h, run->padded, f->reverse, first, last, run->direction->output,
+                     run->real_size, 0, &f->y, share);
+}
+
+/* The same of a history. */
+static void give_history(const struct run *run, size_t first, size_t last,
+                         const struct rnn_share *share) {
+    const size_t at = run->rows->offset[first];
+    if (run->h) give_states(run, run->h + at * run->padded * run->real_size, first, last, share);
 }
 
 /* Share `rank` of `shares` of step s of the chunk that began at step `first`. */
@@ -339,8 +323,10 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
     const struct rnn_direction *d = run->direction;
     const struct rnn_rows *rows = run->rows;
     const size_t at = buffer_row(run, first, s);
-    const struct states before = states_before(run, first, s), after = states_after(run, first, s);
+    const struct rnn_row_view before = states_before(run, s), after = states_after(run, s);
     const struct kept kept = kept_of(run, s);
+    const struct rnn_row_view reset_h = {.data = kept.reset_h, .ld = run->padded};
+    const struct rnn_row_view cell_out = {.data = kept.cell_out, .ld = run->padded};
     const int fused = s < run->plan.fused;
     struct rnn_share share = rnn_plan_share(&run->plan, rows, s, rank, shares);
     const size_t count = rnn_share_count(&share, rows->active[s]);
@@ -358,17 +344,14 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
             .gates = fused ? NULL : gates_of(run, p, at),
             .ld_gates = phase->width,
             .keep = !fused && (run->history || !last),
-            .a = p == 0 ? before.data : kept.reset_h,
-            .ld_a = p == 0 ? before.ld : run->padded,
+            .a = p == 0 ? before : reset_h,
             .w_hh = phase->w_hh.panels,
-            .h = before.data,
-            .ld_h = before.ld,
+            .h = before,
+            .h_out = !last           ? reset_h
+                     : kept.cell_out ? cell_out
+                                     : after,
             .c = kept.c,
             .ld_c = run->padded,
-            .h_out = !last           ? kept.reset_h
-                     : kept.cell_out ? kept.cell_out
-                                     : after.data,
-            .ld_h_out = last && !kept.cell_out ? after.ld : run->padded,
             .c_out = kept.c_out,
             .ld_c_out = run->padded,
             .first = gates_of(run, 0, at),
@@ -379,9 +362,8 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
         };
         if (fused) {
             step.bias = phase->bias;
-            step.x = input_of(run, first, s);
-            step.ldx = run->ldx;
-            step.x_next = input_after(run, first, s, &share);
+            step.x = x_of(run, first, s);
+            step.x_next = x_after(run, s, &share);
             step.w_ih = phase->w_ih.panels;
         }
         rnn_step_take(&step, share.row, share.step, count, run->real_size);
@@ -391,48 +373,34 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
         share = rnn_plan_share(&run->plan, rows, s, rank, team->size); /* it may be smaller */
     }
     if (kept.cell_out && count > 0) project(run, kept.cell_out, after, &share, count, team);
-}
-
-/* Keep each row's last hidden state of the steps [first, last) where the next chunk finds it. */
-static void keep_states(struct run *run, size_t first, size_t last, const struct rnn_share *share) {
-    const struct rnn_rows *rows = run->rows;
-    const size_t state = run->padded * run->real_size;
-    const size_t count = share->rank == 0 ? rnn_share_count(share, rows->active[first]) : 0;
-    for (size_t k = 0; k < count; k++) {
-        const size_t i = share->begin + k * share->stride, row = share->row + k * share->step;
-        const size_t s = (rows->length[i] < last ? rows->length[i] : last) - 1;
-        memcpy(run->h_start + row * state,
-               run->h + (rows->offset[s] - rows->offset[first] + row) * state, state);
-    }
-}
-
-/* A thread's part of the chunk's hidden states goes to the caller, and to where the next chunk
- * begins. */
-static void give_chunk(struct run *run, size_t first, size_t last, const struct rnn_share *share) {
-    const struct rnn_forward *f = run->forward;
-    const size_t at = buffer_row(run, first, first);
-    rnn_rows_scatter(run->rows, run->h + at * run->padded * run->real_size, run->padded, f->reverse,
-                     first, last, run->direction->output, run->real_size, 0, &f->y, share);
-    if (!run->history) keep_states(run, first, last, share);
+    if (run->copies_h) give_states(run, run->h_start, s, s + 1, &share);
 }
 
 /* Ask for what a thread will gather at step `coming`, if that is before `end`, and for where it
- * will scatter the states of step `done`: both come while that step is computed. */
+ * will copy the states of step `done`: both come while that step is computed. */
 static void prefetch_steps(const struct run *run, size_t coming, size_t end, size_t done,
                            const struct rnn_share *share) {
     const struct rnn_forward *f = run->forward;
-    if (run->x_buffer && coming < end)
+    if (run->x_buffer && coming < end && !reads_x(run, coming))
         rnn_rows_prefetch(run->rows, &f->x, f->reverse, coming, run->direction->input,
                           run->real_size, share);
-    if (run->h)
+    if (run->h || run->copies_h)
         rnn_rows_prefetch(run->rows, &f->y, f->reverse, done, run->direction->output,
                           run->real_size, share);
 }
 
-/* States before the first step: those given, or the direction's own. */
-static void initial_states(const struct run *run, const struct rnn_share *share) {
+/* Where a share's rows of x and y lie. */
+static void place_rows(const struct run *run, const struct rnn_share *share) {
+    const struct rnn_forward *f = run->forward;
+    if (run->x_at) rnn_rows_place(run->rows, &f->x, f->reverse, share, run->x_at);
+    if (run->y_at) rnn_rows_place(run->rows, &f->y, f->reverse, share, run->y_at);
+}
+
+/* Its rows before the first step: where they lie, and the states given, or the direction's own. */
+static void begin_rows(const struct run *run, const struct rnn_share *share) {
     const struct rnn_forward *f = run->forward;
     const struct rnn_direction *d = run->direction;
+    place_rows(run, share);
     rnn_rows_gather_state(run->rows, f->h0, d->h0, d->output, run->real_size, run->h_start,
                           run->padded, share);
     if (d->cell->has_c)
@@ -444,11 +412,11 @@ static void initial_states(const struct run *run, const struct rnn_share *share)
 static void steps_apart(struct run *run, rnn_team *team, int rank, int shares) {
     for (size_t s = 0; s < run->plan.apart; s++) {
         const struct rnn_share share = rnn_plan_share(&run->plan, run->rows, s, rank, shares);
-        if (s == 0 && run->plan.compact) initial_states(run, &share);
+        if (s == 0 && run->plan.compact) begin_rows(run, &share);
         gather_input(run, s, s + 1, &share);
         prefetch_steps(run, s + 1, run->plan.fused, s, &share);
         one_step(run, s, s, team, rank, shares);
-        if (run->h) give_chunk(run, s, s + 1, &share);
+        give_history(run, s, s + 1, &share);
     }
 }
 
@@ -460,7 +428,7 @@ static void sort_states(struct run *run, char *states, int shares) {
     for (int rank = 0; rank < shares; rank++) {
         const struct rnn_share share = rnn_plan_share(&run->plan, rows, 0, rank, shares);
         for (size_t k = 0; k < rnn_share_count(&share, rows->rows); k++)
-            memcpy(states + (share.begin + k * share.stride) * state,
+            memcpy(states + rnn_share_position(&share, k) * state,
                    run->reset_h + (share.row + k * share.step) * state, state);
     }
 }
@@ -488,21 +456,18 @@ static void begin_beside(struct run *run, size_t next, int rank, int size) {
 
 /* A chunk whose input part was computed beside the steps of the one before, but for the first. */
 static void one_chunk_beside(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
-    struct rnn_share share = rnn_share_all(rank, team->size);
+    const struct rnn_share share = rnn_share_all(rank, team->size);
     const struct rnn_low_kernels *low = run->direction->low;
     const int next = last < run->rows->steps;
     if (first == 0) gather_input(run, first, last, &share);
     if (next) gather_input(run, last, rnn_plan_chunk_end(&run->plan, run->rows, last), &share);
-    if (first == 0 || run->x_buffer || run->h)
-        rnn_team_wait(team, rank); /* else panels are its own */
+    if (first == 0 || run->x_buffer) rnn_team_wait(team, rank); /* else panels are its own */
     if (first == 0) input_part(run, first, last, team, rank);
     const int size = team->size;
     if (rank < size) begin_beside(run, last, rank, size);
     for (size_t s = first; s < last; s++) one_step(run, first, s, team, rank, team->size);
     for (int k = rank; rank < team->size && k < size; k += team->size) /* it may be smaller */
         (low ? low->rest : run->direction->kernels->rest)(&run->beside[k]);
-    share = rnn_share_all(rank, team->size);
-    if (run->h) give_chunk(run, first, last, &share);
 }
 
 /* The steps [first, last), their input part at once or with each step. */
@@ -521,7 +486,7 @@ static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team
         one_step(run, first, s, team, rank, team->size);
     }
     share = rnn_plan_share(&run->plan, run->rows, first, rank, team->size); /* it may be smaller */
-    if (run->h) give_chunk(run, first, last, &share);
+    give_history(run, first, last, &share);
 }
 
 static void task(rnn_team *team, int rank, void *context) {
@@ -538,6 +503,8 @@ static void task(rnn_team *team, int rank, void *context) {
         rnn_team_wait(team, rank);
         if (rank == 0) sort_states(run, run->h_start, shares);
         if (rank == 0 && run->direction->cell->has_c) sort_states(run, run->c_start, shares);
+        const struct rnn_share all = rnn_share_all(0, 1);
+        if (rank == 0) place_rows(run, &all);
     }
     if (multiplies_table(run)) {
         rnn_lookup_multiply(&run->lookup, run->direction, run->looked_up, rank, team->size);
@@ -550,23 +517,16 @@ static void task(rnn_team *team, int rank, void *context) {
 }
 
 /* Final states: of each row its own last step's. */
-static void final_states(struct run *run) {
+static void final_states(const struct run *run) {
     const struct rnn_forward *f = run->forward;
-    const struct rnn_rows *rows = run->rows;
-    const size_t hidden = run->direction->hidden, output = run->direction->output;
-    const size_t size = run->real_size, state = run->padded * size, batch = rows->rows;
-    if (!run->history) {
-        const struct states h = states_before(run, rows->steps, rows->steps);
-        if (f->hn) rnn_rows_scatter_state(rows, h.data, h.ld, output, size, f->hn);
-        if (f->cn) rnn_rows_scatter_state(rows, run->c_start, run->padded, hidden, size, f->cn);
-        return;
-    }
-    for (size_t i = 0; i < batch; i++) {
-        const size_t length = rows->length[i];
-        const size_t at = (length == 0 ? i : batch + rows->offset[length - 1] + i) * state;
-        const size_t row = rows->order[i];
-        if (f->hn) memcpy((char *)f->hn + row * output * size, run->h_start + at, output * size);
-        if (f->cn) memcpy((char *)f->cn + row * hidden * size, run->c_start + at, hidden * size);
+    const size_t size = run->real_size, output = run->direction->output * size;
+    const size_t hidden = run->direction->hidden * size, state = run->padded * size;
+    for (size_t i = 0; i < run->rows->rows; i++) {
+        const size_t length = run->rows->length[i], row = run->rows->order[i];
+        struct rnn_row_view h = states_before(run, length);
+        rnn_view_take(&h, i, 1, size);
+        if (f->hn) memcpy((char *)f->hn + row * output, rnn_view_first(&h, size), output);
+        if (f->cn) memcpy((char *)f->cn + row * hidden, kept_of(run, length).c + i * state, hidden);
     }
 }
 
@@ -582,7 +542,7 @@ rnn_status rnn_forward_run(const struct rnn_forward *f) {
     RNN_TRY(f->history ? use_history(&run) : allocate_chunk(&run));
     if (!run.plan.compact) {
         const struct rnn_share all = rnn_share_all(0, 1);
-        initial_states(&run, &all);
+        begin_rows(&run, &all);
     }
     rnn_team_run(run.plan.threads, task, &run);
     final_states(&run);

@@ -111,9 +111,19 @@ int rnn_rows_step_in_place(const struct rnn_rows *rows, const rnn_sequence *arra
     return !rows->ragged && array->row_stride >= 0;
 }
 
+void rnn_rows_place(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
+                    const struct rnn_share *share, ptrdiff_t *at) {
+    for (size_t k = 0; k < rnn_share_count(share, rows->rows); k++) {
+        const size_t i = rnn_share_position(share, k);
+        const ptrdiff_t earlier = reverse ? (ptrdiff_t)(rows->steps - rows->length[i]) : 0;
+        at[share->row + k * share->step] =
+            (ptrdiff_t)rows->order[i] * array->row_stride - earlier * array->step_stride;
+    }
+}
+
 void *rnn_rows_of_step(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                        size_t s, size_t real_size) {
-    return element(array, rnn_rows_step(rows, s, 0, reverse), 0, real_size);
+    return element(array, reverse ? rows->steps - 1 - s : s, 0, real_size);
 }
 
 /* Rows of an array in turn: what a thread takes of the valid ones of some steps. */
@@ -155,7 +165,7 @@ static struct walk walk_steps(const struct rnn_rows *rows, const rnn_sequence *a
 }
 
 static char *walk_element(const struct walk *w) {
-    const size_t i = w->share.begin + w->i * w->share.stride;
+    const size_t i = rnn_share_position(&w->share, w->i);
     return element(w->array, rnn_rows_step(w->rows, w->s, i, w->reverse), w->rows->order[i],
                    w->real_size);
 }
@@ -288,7 +298,7 @@ void rnn_rows_gather_state(const struct rnn_rows *rows, const void *state, const
                            const struct rnn_share *share) {
     const size_t bytes = width * real_size, row = ld * real_size;
     for (size_t k = 0; k < rnn_share_count(share, rows->rows); k++) {
-        const size_t i = share->begin + k * share->stride;
+        const size_t i = rnn_share_position(share, k);
         const char *from = state ? (const char *)state + rows->order[i] * bytes : own;
         char *to = (char *)packed + (share->row + k * share->step) * row;
         memset(to, 0, row);

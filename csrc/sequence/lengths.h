@@ -24,21 +24,32 @@ struct rnn_rows {
 
 /* What a thread takes of every step: positions begin, begin + stride, ... below end, which are rows
  * row, row + step, ... of what is kept of a step; and of these the part of `rank` among the `size`
- * threads that have the same. 0 of 1: they are its own. */
+ * threads that have the same. 0 of 1: they are its own. With `turns` every second position is
+ * counted from the other end of its stride: the first thread does not have the longer one of each
+ * pair of rows. */
 struct rnn_share {
     size_t begin, end, stride;
     size_t row, step;
     int rank, size;
+    int turns;
 };
 
 static inline struct rnn_share rnn_share_all(int rank, int size) {
-    return (struct rnn_share){0, SIZE_MAX, 1, 0, 1, rank, size};
+    return (struct rnn_share){.end = SIZE_MAX, .stride = 1, .step = 1, .rank = rank, .size = size};
 }
 
-/* How many positions these are where `active` rows are. */
+/* The k'th of its positions. */
+static inline size_t rnn_share_position(const struct rnn_share *share, size_t k) {
+    const size_t begin = share->begin, stride = share->stride;
+    return k * stride + (share->turns && k % 2 ? stride - 1 - begin : begin);
+}
+
+/* How many these are where `active` rows are. */
 static inline size_t rnn_share_count(const struct rnn_share *share, size_t active) {
-    const size_t end = share->end < active ? share->end : active;
-    return share->begin < end ? (end - share->begin + share->stride - 1) / share->stride : 0;
+    const size_t end = share->end < active ? share->end : active, stride = share->stride;
+    size_t count = share->begin < end ? (end - share->begin + stride - 1) / stride : 0;
+    if (share->turns) count = end / stride + (rnn_share_position(share, end / stride) < end);
+    return count;
 }
 
 rnn_status rnn_rows_create(struct rnn_rows *rows, size_t steps, size_t batch,
@@ -60,11 +71,15 @@ size_t rnn_rows_chunk_begin(const struct rnn_rows *rows, size_t last, size_t lim
 int rnn_rows_in_place(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                       size_t *ld);
 
-/* Whether the rows of any one step can be: they begin at rnn_rows_of_step, array->row_stride apart.
- */
-int rnn_rows_step_in_place(const struct rnn_rows *rows, const rnn_sequence *array);
+/* Where the first row of step s begins. */
 void *rnn_rows_of_step(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                        size_t s, size_t real_size);
+
+/* Whether the others follow array->row_stride apart, as they do unless they are ragged; else how
+ * far behind the first, in reals and of any step, each of a share's rows begins. */
+int rnn_rows_step_in_place(const struct rnn_rows *rows, const rnn_sequence *array);
+void rnn_rows_place(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
+                    const struct rnn_share *share, ptrdiff_t *at);
 
 /* Copy `width` reals of a thread's packed rows of the steps [first, last) from or to a sequence
  * array; packed row offset[first] is row 0 of `packed`. */

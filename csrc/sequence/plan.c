@@ -11,6 +11,8 @@ enum {
     STREAM_WORTH_SHARING = 300000, /* of a lone step, about 12 us: a team costs 1 to 4 */
     ROWS_WORTH_SHARING = 4, /* rows a thread, below which panels are shared if these are worth it:
                                small tiles waste weight traffic, */
+    ROWS_OF_SMALL = 3,      /* of a step of less than */
+    SMALL_STEP = 160000,    /* multiply-adds, to which waiting for each other adds too much, */
     ROWS_OF_MEDIUM = 6,     /* of recurrent weights that take half of an L2, */
     MEDIUM_WEIGHTS = 512 << 10, /* bytes, */
     ROWS_OF_LARGE = 12,         /* of weights that no L2 holds: */
@@ -55,11 +57,14 @@ static double step_work(const struct rnn_direction *d, int with_input) {
            (double)(d->hidden + (with_input ? d->input : 0));
 }
 
+/* Multiply-adds of a step's recurrent part, of as many rows as steps have on average. */
+static double recurrent_work(const struct rnn_direction *d, const struct rnn_rows *rows) {
+    return step_work(d, 0) * (double)rows->total / (double)(rows->steps + !rows->steps);
+}
+
 /* Whether the threads could share each step's panels of units. */
 static int panels_worth(const struct rnn_direction *d, const struct rnn_rows *rows) {
-    const double each =
-        step_work(d, 0) * (double)rows->total / (double)(rows->steps + !rows->steps);
-    return each >= STEP_WORTH_SHARING && d->hidden > RNN_WIDE_LANES;
+    return recurrent_work(d, rows) >= STEP_WORTH_SHARING && d->hidden > RNN_WIDE_LANES;
 }
 
 static int l3_far(const struct rnn_direction *d) { return d->engine->l2_bytes >= FAR_L3; }
@@ -81,10 +86,11 @@ static size_t rows_of_far(const struct rnn_direction *d) {
 static size_t rows_worth(const struct rnn_direction *d, const struct rnn_rows *rows, int threads) {
     const double bytes = step_work(d, 0) * (double)d->real_size;
     if (!panels_worth(d, rows)) return (size_t)threads;
-    return (size_t)threads * (weights_far(d, 1.25)     ? rows_of_far(d)
-                              : bytes > LARGE_WEIGHTS  ? ROWS_OF_LARGE
-                              : bytes > MEDIUM_WEIGHTS ? ROWS_OF_MEDIUM
-                                                       : ROWS_WORTH_SHARING);
+    return (size_t)threads * (weights_far(d, 1.25)                   ? rows_of_far(d)
+                              : bytes > LARGE_WEIGHTS                ? ROWS_OF_LARGE
+                              : bytes > MEDIUM_WEIGHTS               ? ROWS_OF_MEDIUM
+                              : recurrent_work(d, rows) < SMALL_STEP ? ROWS_OF_SMALL
+                                                                     : ROWS_WORTH_SHARING);
 }
 
 /* Leading steps of ragged rows with enough of them for every thread: active rows only fall. */
@@ -226,12 +232,14 @@ struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_ro
     if (s < plan->dealt && rank >= size) {
         share.end = 0;
     } else if (s < plan->dealt) {
-        const size_t threads = (size_t)size, at = (size_t)rank, rest = rows->rows % threads;
-        const int compact = plan->compact && s < plan->apart;
-        share.begin = at;
-        share.stride = threads;
-        share.row = compact ? rows->rows / threads * at + (at < rest ? at : rest) : at;
-        share.step = compact ? 1 : threads;
+        share.begin = share.row = (size_t)rank;
+        share.stride = share.step = (size_t)size;
+        if (plan->compact && s < plan->apart) {
+            struct rnn_share before = share;
+            share.turns = before.turns = share.step = 1;
+            for (share.row = before.begin = 0; before.begin < share.begin; before.begin++)
+                share.row += rnn_share_count(&before, rows->rows);
+        }
     } else if (plan->by_rows) {
         rnn_team_share(rows->rows, 1, rank, size, &share.begin, &share.end);
         share.row = share.begin;
