@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from problems import CELLS, Problem
 
 import rnncore
-from rnncore import _engine, config
+from rnncore import _engine, config, nn
 
 HIDDEN = (1, 3, 15, 16, 17, 33)
 FMA = [
@@ -272,6 +272,29 @@ def test_threads(cell, num_layers, bidirectional, kind, threads):
         session = session_of(problem, arrays, threads=count)
         y = as_newcomer(session.run, arrays["x"], problem.lengths, state_of(problem, arrays))
         assert_same_bits({"y": y}, expected, ["y"])
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_threads_of_ragged_projections(bidirectional, weights):
+    """States that are projected, and copied to rows that lie apart, whatever becomes of a team.
+
+    More threads than CPUs: some calls find these crowded, and go on with fewer.
+    """
+    generator = np.random.default_rng(6)
+    model = nn.LSTM(203, 200, proj_size=30, bidirectional=bidirectional).eval()
+    sessions = [rnncore.Session(model, weights=weights, threads=count) for count in (1, 2, 3)]
+    for batch in (5, 17, 40):
+        x = generator.standard_normal((40, batch, 203)).astype(np.float32)
+        lengths = generator.integers(0, 41, batch)
+        lengths[-1] = 40
+        expected = sessions[0].run(x, lengths)
+        for session in sessions[1:] * 3:
+            assert as_newcomer(session.run, x, lengths).tobytes() == expected.tobytes()
+        for row in np.flatnonzero(lengths)[::5]:
+            alone = sessions[0].run(x[: lengths[row], [row]])
+            assert alone.tobytes() == expected[: lengths[row], [row]].tobytes()
+            assert not expected[lengths[row] :, row].any()
 
 
 @pytest.mark.parametrize(("input_size", "hidden_size", "batch"), [(300, 1000, 4), (33, 40, 501)])

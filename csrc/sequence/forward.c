@@ -373,7 +373,10 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
         share = rnn_plan_share(&run->plan, rows, s, rank, team->size); /* it may be smaller */
     }
     if (kept.cell_out && count > 0) project(run, kept.cell_out, after, &share, count, team);
-    if (run->copies_h) give_states(run, run->h_start, s, s + 1, &share);
+    if (!run->copies_h) return;
+    if (share.size > 1)
+        share = rnn_plan_share(&run->plan, rows, s, rank, team->size); /* as above */
+    give_states(run, run->h_start, s, s + 1, &share);
 }
 
 /* Ask for what a thread will gather at step `coming`, if that is before `end`, and for where it
