@@ -173,12 +173,13 @@ struct rnn_step {
     void *work;                  /* low precision: this thread's, of rnn_low_work() bytes */
 };
 
-/* One step back of one stage, rows x wide panels [begin, end) of 64 units. The gradient of the
- * hidden state is dy + dh + dnext * w; the cell turns it into gradients of the gates. These, dnext
- * too, are bfloat16 where the weights are. */
+/* One step back of one stage, rows x wide panels [begin, end) of 64 units, in an order as a step's.
+ * The gradient of the hidden state is dy + dh + dnext * w; the cell turns it into gradients of the
+ * gates. These, dnext too, are bfloat16 where the weights are. */
 struct rnn_back {
     size_t rows, hidden;
     size_t begin, end;
+    int descending;
     const void *dy; /* [rows][ld_dy] gradient of this step's output, or NULL */
     size_t ld_dy;
     const void *dh; /* [rows][ld_dh] carried from the step after past its gates, or NULL */
