@@ -230,10 +230,25 @@ def linear(rows, inputs, outputs, seed=0):
 
 @pytest.mark.parametrize(
     "shape",
-    [(1, 1, 1), (7, 3, 2), (5, 16, 15), (3, 33, 17), (50, 5, 100), (49, 100, 64), (1601, 18, 10)],
+    [
+        (1, 1, 1),
+        (7, 3, 2),
+        (5, 16, 15),
+        (3, 33, 17),
+        (50, 5, 100),
+        (49, 100, 64),
+        (1601, 18, 10),
+        (700, 70, 1000),
+    ],
 )
 def test_linear(low_engine, shape):
     assert_close(*linear(*shape), 2e-6)
+
+
+def test_a_linear_layer_of_many_outputs(low_engine):
+    """More columns than are paired at a time, of fewer rows than a register has words."""
+    found, expected = linear(2, 3, 40001)
+    assert_close({"weight": found["weight"]}, {"weight": expected["weight"]}, 2e-6)
 
 
 def test_linear_without_rows_inputs_or_outputs():

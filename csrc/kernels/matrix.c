@@ -1,4 +1,4 @@
-/* matrix.c - weights packed once, and the three products a layer needs, on either route.
+/* matrix.c - weights packed once, and products with them, on either route.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/matrix.h"
 
@@ -7,11 +7,6 @@
 #include "core/memory.h"
 #include "core/status.h"
 #include "kernels/blas.h"
-
-enum {
-    GRADIENT_ROWS = 832, /* rows of a block: its panel of b, 208 KiB of float, stays in L2 */
-    LOW_GRADIENT_ROWS = 2 * GRADIENT_ROWS /* the same bytes in bfloat16 */
-};
 
 static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -26,8 +21,7 @@ static size_t total_groups(const struct rnn_gates *gates) {
 
 size_t rnn_gates_width(const struct rnn_gates *gates) { return total_groups(gates) * RNN_LANES; }
 
-/* Columns that a row of gate gradients has: a single matrix has no padding between its units. */
-static size_t gradient_columns(const struct rnn_gates *gates) {
+size_t rnn_gates_columns(const struct rnn_gates *gates) {
     return gates->count == 1 ? gates->units : rnn_gates_width(gates);
 }
 
@@ -40,8 +34,7 @@ static int group_row(const struct rnn_gates *gates, size_t q, size_t *unit, size
     return gate >= 0;
 }
 
-/* The row of the weight that column m of panel order stands for; 0 where it is padding. */
-static int weight_row(const struct rnn_gates *gates, size_t m, size_t *row) {
+int rnn_gates_row(const struct rnn_gates *gates, size_t m, size_t *row) {
     size_t unit;
     const int held = group_row(gates, m / RNN_LANES, &unit, row);
     *row += m % RNN_LANES;
@@ -226,7 +219,7 @@ static void pack_real_transposed(struct rnn_matrix *matrix, const struct rnn_gat
     const struct rnn_panels *panels = &matrix->panels;
     for (size_t k = 0; k < panels->inner; k++) {
         size_t row, stride;
-        const int held = weight_row(gates, k, &row);
+        const int held = rnn_gates_row(gates, k, &row);
         const void *source = held ? at(weight, row * ld, real_size) : NULL;
         for (size_t q = 0; q < panels->total; q += panels->groups) {
             const size_t begin = q * RNN_LANES, offset = group_offset(panels, q, &stride);
@@ -257,7 +250,7 @@ rnn_status rnn_matrix_pack_transposed(struct rnn_matrix *matrix, const rnn_engin
                                       const struct rnn_gates *gates, const void *weight, size_t ld,
                                       size_t columns, int blas) {
     rnn_status status = RNN_OK;
-    RNN_TRY(allocate(matrix, engine, dtype, format, gradient_columns(gates), RNN_WIDE,
+    RNN_TRY(allocate(matrix, engine, dtype, format, rnn_gates_columns(gates), RNN_WIDE,
                      (columns + RNN_LANES - 1) / RNN_LANES, blas));
     if (format == RNN_WEIGHTS_REAL)
         pack_real_transposed(matrix, gates, weight, ld, columns);
@@ -344,157 +337,4 @@ void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_opera
         .rounded = o->rounded,
         .work = o->work,
     });
-}
-
-/* Columns of a that a rank has, at most, with the rows of a tile that may lie beyond them. */
-static size_t share_columns(const struct rnn_gates *gates, int size) {
-    const size_t share = rnn_gates_width(gates) / (size_t)size + RNN_LANES;
-    return rnn_round_up(share, RNN_LANES) + RNN_TILE_ROWS_MAX;
-}
-
-/* Enough for as many bytes of pairs in bfloat16 too. */
-static size_t micro_size(const struct rnn_gates *gates, size_t real_size, int size) {
-    return (share_columns(gates, size) + RNN_PAIR_COLUMNS) * GRADIENT_ROWS * real_size;
-}
-
-size_t rnn_gradient_scratch(const struct rnn_gates *gates, size_t real_size, int size) {
-    const size_t panel = GRADIENT_ROWS * RNN_WIDE_LANES * real_size;
-    return rnn_round_up(micro_size(gates, real_size, size) + panel, RNN_ALIGNMENT);
-}
-
-size_t rnn_gradient_accumulators(const struct rnn_gates *gates, size_t columns, size_t real_size,
-                                 int size) {
-    return share_columns(gates, size) * rnn_round_up(columns, RNN_LANES) * real_size;
-}
-
-/* One rank's share: columns [begin, end) of a, and its work areas. */
-struct gradient_share {
-    size_t begin, end;
-    char *micro, *panel, *acc[RNN_GRADIENT_PARTS];
-    size_t ld[RNN_GRADIENT_PARTS]; /* of the accumulators */
-};
-
-static struct gradient_share gradient_share(const struct rnn_weight_gradient *g, int rank,
-                                            int size) {
-    const size_t real_size = rnn_kernels_of(g->engine, g->dtype)->real_size;
-    struct gradient_share share;
-    rnn_team_share(gradient_columns(g->gates), RNN_LANES, rank, size, &share.begin, &share.end);
-    share.micro = g->scratch + (size_t)rank * g->scratch_size;
-    share.panel = share.micro + micro_size(g->gates, real_size, size);
-    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
-        const size_t columns = g->part[p].columns;
-        share.ld[p] = rnn_round_up(columns, RNN_LANES);
-        share.acc[p] = g->part[p].dw
-                           ? g->part[p].acc + (size_t)rank * rnn_gradient_accumulators(
-                                                                 g->gates, columns, real_size, size)
-                           : NULL;
-    }
-    return share;
-}
-
-/* The accumulator columns that panels of `groups` take: the full ones, or the one that is left. */
-static void panel_range(size_t columns, size_t groups, size_t *from, size_t *to) {
-    const size_t wide = columns / RNN_WIDE_LANES * RNN_WIDE_LANES;
-    *from = groups == RNN_WIDE ? 0 : wide;
-    *to = groups == RNN_WIDE || (columns - wide) / RNN_LANES != groups ? wide : columns;
-}
-
-/* Add the block of `rows` rows from r on, for the panels of `groups` groups. */
-static void gradient_block(const struct rnn_weight_gradient *g, const struct gradient_share *share,
-                           size_t r, size_t rows, size_t groups) {
-    const struct rnn_kernels *kernels = rnn_kernels_of(g->engine, g->dtype);
-    const size_t size = kernels->real_size, width = groups * RNN_LANES;
-    int packed = 0;
-    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
-        const struct rnn_gradient_part *part = &g->part[p];
-        size_t from, to;
-        panel_range(share->ld[p], groups, &from, &to);
-        for (size_t j = from; share->acc[p] && j < to; j += width) {
-            if (!packed++)
-                BY_REAL(size, pack_micro, (void *)share->micro, at(g->a, r * g->lda, size), g->lda,
-                        rows, share->begin, share->end, kernels->tile_rows[groups]);
-            BY_REAL(size, pack_columns, (void *)share->panel, at(part->b, r * part->ldb, size),
-                    part->ldb, rows, j, part->columns, width);
-            kernels->outer(&(struct rnn_outer){.rows = share->end - share->begin,
-                                               .inner = rows,
-                                               .a = share->micro,
-                                               .b = share->panel,
-                                               .groups = groups,
-                                               .y = share->acc[p] + j * size,
-                                               .ldy = share->ld[p],
-                                               .first = g->first && r == 0});
-        }
-    }
-}
-
-/* The same for a block in bfloat16: columns of a and b by pairs of rows. */
-static void low_gradient_block(const struct rnn_weight_gradient *g,
-                               const struct gradient_share *share, size_t r, size_t rows) {
-    const struct rnn_low_kernels *low = g->engine->low[g->format];
-    const size_t size = sizeof(uint16_t), columns = share->end - share->begin;
-    struct rnn_pairs pairs = {.rows = rows,
-                              .columns = rnn_round_up(columns, RNN_LANES),
-                              .x = at(g->a, r * g->lda + share->begin, size),
-                              .ldx = g->lda,
-                              .out = (void *)share->micro};
-    low->pair_columns(&pairs);
-    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
-        const struct rnn_gradient_part *part = &g->part[p];
-        for (size_t j = 0; share->acc[p] && j < share->ld[p]; j += RNN_WIDE_LANES) {
-            const size_t width = min_size(RNN_WIDE_LANES, share->ld[p] - j);
-            pairs = (struct rnn_pairs){.rows = rows,
-                                       .columns = width,
-                                       .x = at(part->b, r * part->ldb + j, size),
-                                       .ldx = part->ldb,
-                                       .width = width,
-                                       .out = (void *)share->panel};
-            low->pairs(&pairs);
-            low->outer(&(struct rnn_outer){.rows = columns,
-                                           .inner = (rows + 1) / 2,
-                                           .a = share->micro,
-                                           .b = share->panel,
-                                           .groups = width / RNN_LANES,
-                                           .y = share->acc[p] + j * sizeof(float),
-                                           .ldy = share->ld[p],
-                                           .first = g->first && r == 0});
-        }
-    }
-}
-
-static void gradient_blas(const struct rnn_weight_gradient *g, const struct gradient_share *share) {
-    const size_t size = rnn_kernels_of(g->engine, g->dtype)->real_size;
-    const size_t rows = share->end - share->begin;
-    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
-        if (!share->acc[p]) continue;
-        if (g->first) memset(share->acc[p], 0, rows * share->ld[p] * size);
-        rnn_blas_outer(g->engine, g->dtype, rows, g->part[p].columns, g->rows,
-                       at(g->a, share->begin, size), g->lda, g->part[p].b, g->part[p].ldb,
-                       share->acc[p], share->ld[p]);
-    }
-}
-
-void rnn_weight_gradient_add(const struct rnn_weight_gradient *g, int rank, int size) {
-    const struct gradient_share share = gradient_share(g, rank, size);
-    if (share.begin >= share.end) return;
-    const int low = g->format != RNN_WEIGHTS_REAL;
-    if (!low && rnn_use_blas(g->engine, g->dtype)) {
-        gradient_blas(g, &share);
-        return;
-    }
-    const size_t most = low ? LOW_GRADIENT_ROWS : GRADIENT_ROWS;
-    const size_t blocks = (g->rows + most - 1) / most;
-    for (size_t k = 0; k < blocks; k++) {
-        const size_t r = g->rows * k / blocks, rows = g->rows * (k + 1) / blocks - r;
-        if (low) low_gradient_block(g, &share, r, rows);
-        for (size_t groups = RNN_WIDE; !low && groups > 0; groups--)
-            gradient_block(g, &share, r, rows, groups);
-    }
-}
-
-void rnn_weight_gradient_finish(const struct rnn_weight_gradient *g, int rank, int size) {
-    const struct gradient_share share = gradient_share(g, rank, size);
-    for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++)
-        if (share.acc[p])
-            BY_REAL(rnn_kernels_of(g->engine, g->dtype)->real_size, add_rows, g->gates, &g->part[p],
-                    g->overwrite, (const void *)share.acc[p], share.ld[p], share.begin, share.end);
 }

@@ -20,6 +20,13 @@ struct rnn_gates {
 size_t rnn_gates_panels(const struct rnn_gates *gates);
 size_t rnn_gates_width(const struct rnn_gates *gates);
 
+/* Columns that a row of gradients of gates has: a single matrix has no padding between its units.
+ */
+size_t rnn_gates_columns(const struct rnn_gates *gates);
+
+/* The row of the weight that column m of panel order stands for; 0 where it is padding. */
+int rnn_gates_row(const struct rnn_gates *gates, size_t m, size_t *row);
+
 /* A prepared matrix mapping `panels.inner` values to panels.total * 16 columns. */
 struct rnn_matrix {
     const rnn_engine *engine;
@@ -78,42 +85,5 @@ size_t rnn_matrix_tile(const struct rnn_matrix *matrix);
 /* This thread's share of a product, of rows or of panels; no barrier. With BLAS rank 0 does it. */
 void rnn_matrix_multiply(const struct rnn_matrix *matrix, const struct rnn_operands *operands,
                          int rank, int size);
-
-/* dW[gate * units + unit][j] += sum over the rows r of a[r][column of that gate and unit] *
- * b[r][j], for each of the matrices that have the gates of a: a [rows][lda] in panel order, b
- * [rows][ldb] of `columns`, dW row stride `columns`. Rows may come in blocks: add each of them,
- * finish once. Each function does this thread's share; no barrier. With bfloat16 a and b hold it,
- * and their rows are padded with zeros to whole groups of 16. */
-struct rnn_gradient_part {
-    const void *b;
-    size_t ldb;
-    size_t columns;
-    void *dw;  /* NULL: not wanted */
-    char *acc; /* rnn_gradient_accumulators() bytes of each rank */
-};
-
-enum { RNN_GRADIENT_PARTS = 2 }; /* input and recurrent weight */
-
-struct rnn_weight_gradient {
-    const rnn_engine *engine;
-    rnn_dtype dtype;
-    rnn_weight_format format; /* of a and b: RNN_WEIGHTS_REAL or RNN_WEIGHTS_BFLOAT16 */
-    const struct rnn_gates *gates;
-    size_t rows;   /* at least 1 */
-    int first;     /* this is the first block */
-    int overwrite; /* dW is written, not added to */
-    const void *a;
-    size_t lda;
-    struct rnn_gradient_part part[RNN_GRADIENT_PARTS];
-    char *scratch;
-    size_t scratch_size; /* bytes of each rank, at least rnn_gradient_scratch() */
-};
-
-size_t rnn_gradient_scratch(const struct rnn_gates *gates, size_t real_size, int size);
-size_t rnn_gradient_accumulators(const struct rnn_gates *gates, size_t columns, size_t real_size,
-                                 int size);
-
-void rnn_weight_gradient_add(const struct rnn_weight_gradient *gradient, int rank, int size);
-void rnn_weight_gradient_finish(const struct rnn_weight_gradient *gradient, int rank, int size);
 
 #endif

@@ -4,7 +4,7 @@
  * In bfloat16 the forward product rounds its rows as it goes; on the way back dy and x, which two
  * products take, are rounded first. */
 #include "core/memory.h"
-#include "kernels/matrix.h"
+#include "kernels/weight_gradient.h"
 #include "nn/border.h"
 
 static int linear_threads(int blas, size_t rows, size_t inputs, size_t outputs, int threads) {
@@ -112,10 +112,8 @@ static void gradient_task(rnn_team *team, int rank, void *context) {
         rnn_team_wait(team, rank);
     }
     if (call->dx.matrix.panels.data) multiply_task(team, rank, &call->dx);
-    for (int part = rank; part < call->parts && call->weight.part[0].dw; part += team->size) {
+    for (int part = rank; part < call->parts && call->weight.part[0].dw; part += team->size)
         rnn_weight_gradient_add(&call->weight, part, call->parts);
-        rnn_weight_gradient_finish(&call->weight, part, call->parts);
-    }
     if (!call->dbias) return;
     rnn_team_share(call->outputs, RNN_LANES, rank, team->size, &begin, &end);
     kernels->column_sum(
@@ -129,17 +127,16 @@ static void gradient_task(rnn_team *team, int rank, void *context) {
 /* All memory first, so that nothing has been written when there is none. */
 static rnn_status prepare(struct gradient_call *call, const void *weight, rnn_arena *arena) {
     struct rnn_weight_gradient *g = &call->weight;
-    const size_t real_size = rnn_kernels_of(g->engine, g->dtype)->real_size;
     const size_t columns = g->part[0].columns;
     const int low = g->format != RNN_WEIGHTS_REAL, dw = g->part[0].dw != NULL;
     const int dx = call->dx.operands.y != NULL;
     const size_t parts = dw ? (size_t)call->parts : 0;
-    const size_t acc = rnn_gradient_accumulators(g->gates, columns, real_size, call->parts);
+    const size_t acc = rnn_gradient_accumulators(g, &g->part[0], call->parts);
     const size_t low_dy = low && (dw || dx) ? g->rows : 0, low_x = low && dw ? g->rows : 0;
     const size_t dy_row = padded(call->outputs) * sizeof(uint16_t);
     const size_t x_row = padded(call->inputs) * sizeof(uint16_t);
     size_t bytes = 0;
-    g->scratch_size = rnn_gradient_scratch(g->gates, real_size, call->parts);
+    g->scratch_size = rnn_gradient_scratch(g, call->parts);
     RNN_TRY(rnn_size_add(&bytes, parts, g->scratch_size));
     RNN_TRY(rnn_size_add(&bytes, parts, acc));
     RNN_TRY(rnn_size_add(&bytes, low_dy, dy_row));
@@ -184,6 +181,7 @@ rnn_status rnn_linear_backward(const rnn_engine *engine, rnn_dtype dtype,
                                             .gates = &gates,
                                             .rows = rows,
                                             .first = 1,
+                                            .last = 1,
                                             .a = dy,
                                             .lda = ld_dy,
                                             .part = {{.b = x,

@@ -393,6 +393,7 @@ static void parameter_gradients(struct run *run, const rnn_team *team, int rank)
     struct rnn_gradient_chunk chunk = {.rows = chunk_row(run, run->last, 0),
                                        .begin = row,
                                        .first = run->last == run->rows->steps,
+                                       .last = run->first == 0,
                                        .h_before = states_before(run)};
     if (history->x)
         chunk.x =

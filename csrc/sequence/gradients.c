@@ -100,7 +100,7 @@ static rnn_status pieces(struct rnn_parameter_gradients *gradients, rnn_arena *a
     } while (0)
     for (size_t s = 0; s < gradients->count; s++) {
         struct rnn_gradient_set *set = &gradients->set[s];
-        const size_t each = rnn_gradient_scratch(set->weight.gates, size, gradients->shares);
+        const size_t each = rnn_gradient_scratch(&set->weight, gradients->shares);
         if (each > scratch) scratch = each;
         PIECE(set->sums, 1, set->weight.lda * size);
         if (set->looked_up)
@@ -110,8 +110,7 @@ static rnn_status pieces(struct rnn_parameter_gradients *gradients, rnn_arena *a
             struct rnn_gradient_part *part = &set->weight.part[p];
             if (part->dw)
                 PIECE(part->acc, shares,
-                      rnn_gradient_accumulators(set->weight.gates, part->columns, size,
-                                                gradients->shares));
+                      rnn_gradient_accumulators(&set->weight, part, gradients->shares));
         }
     }
     PIECE(area, shares, scratch);
@@ -212,6 +211,7 @@ static void add_to_set(const struct rnn_parameter_gradients *gradients,
     }
     weight.rows = chunk->rows;
     weight.first = chunk->first;
+    weight.last = chunk->last;
     weight.a = set->projects    ? chunk->dprojected
                : set->recurrent ? chunk->dgates_h[p]
                                 : chunk->dgates[p];
@@ -225,7 +225,7 @@ static void add_table(const struct rnn_parameter_gradients *gradients,
                       const struct rnn_gradient_set *set, int share) {
     struct rnn_weight_gradient weight = set->weight;
     weight.rows = gradients->lookup->count;
-    weight.first = 1;
+    weight.first = weight.last = 1;
     weight.a = gradients->by_index[set->phase];
     weight.part[0].b = gradients->lookup->table;
     add_rows(gradients, set, weight, share);
@@ -311,7 +311,6 @@ void rnn_parameter_gradients_finish(const struct rnn_parameter_gradients *gradie
         for (size_t s = 0; s < gradients->count; s++) {
             if (gradients->set[s].looked_up) add_table(gradients, &gradients->set[s], share);
             finish_biases(gradients, &gradients->set[s], share);
-            rnn_weight_gradient_finish(&gradients->set[s].weight, share, gradients->shares);
         }
     finish_peepholes(gradients, team, rank);
 }

@@ -4,13 +4,14 @@
 #define RNN_SEQUENCE_GRADIENTS_H
 
 #include "core/memory.h"
+#include "kernels/weight_gradient.h"
 #include "sequence/backward.h"
 
 /* What the way back has computed of one chunk. */
 struct rnn_gradient_chunk {
     size_t rows;
     size_t begin;                         /* its first packed row */
-    int first;                            /* of the chunks, the one that is added first */
+    int first, last;                      /* of the chunks, in the order they are added */
     const void *x;                        /* [rows][rnn_operand_width(input)], not of a lookup */
     const void *h_before;                 /* [rows][padded] hidden states before each step */
     const void *reset_h;                  /* [rows][padded] GRU_BEFORE only */
