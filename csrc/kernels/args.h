@@ -36,6 +36,7 @@ struct rnn_panels {
     size_t groups;    /* of a full panel */
     size_t total;     /* groups of all panels together */
     size_t fine;      /* int8: first groups of a panel that take x in two terms */
+    int ahead;        /* a hint: tiles ask for the panel that is multiplied next */
 };
 
 /* y[r] = start[r] + sum over k of x[r][k] * w[k], k ascending, for the panels [begin, end). A panel

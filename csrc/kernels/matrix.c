@@ -8,6 +8,14 @@
 #include "core/status.h"
 #include "kernels/blas.h"
 
+enum {
+    FAR_WEIGHTS = 512 << 10, /* bytes of a matrix: what is smaller the caches bring in time */
+    LONG_PANEL = 384 << 10   /* bytes, two of which any L2 holds */
+};
+
+/* Part of an L2 that a panel may take, so that it holds the next one too. */
+static const double panel_part = 0.35;
+
 static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 
 size_t rnn_gates_panels(const struct rnn_gates *gates) {
@@ -80,6 +88,16 @@ int rnn_use_blas(const rnn_engine *engine, rnn_dtype dtype) {
     return engine->gemm == RNN_GEMM_BLAS && engine->blas[dtype] != NULL;
 }
 
+/* Whether tiles ask for the panel to come. */
+static int asks_ahead(const struct rnn_matrix *matrix) {
+    const struct rnn_panels *panels = &matrix->panels;
+    const size_t size = rnn_kernels_of(matrix->engine, matrix->dtype)->real_size;
+    const size_t group = panels->inner * RNN_LANES * size;
+    const double longest = panel_part * (double)matrix->engine->l2_bytes;
+    return panels->total * group > FAR_WEIGHTS &&
+           (panels->groups * group <= LONG_PANEL || (double)(panels->groups * group) <= longest);
+}
+
 static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, rnn_dtype dtype,
                            rnn_weight_format format, size_t inner, size_t groups, size_t total,
                            int blas) {
@@ -97,6 +115,7 @@ static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, 
         return rnn_fail(RNN_ERR_MEMORY, "a weight of %zu x %zu is too large", inner, total);
     size_t bytes = 0;
     RNN_TRY(rnn_size_add(&bytes, columns, rnn_kernels_of(engine, dtype)->real_size));
+    matrix->panels.ahead = asks_ahead(matrix);
     RNN_TRY(rnn_pool_take(engine->pool, &data, rnn_matrix_bytes(matrix)));
     matrix->panels.data = data;
     return RNN_OK;
