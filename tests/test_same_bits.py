@@ -326,6 +326,25 @@ def test_a_row_alone_among_many(threads):
         assert_same_bits(problems.solve(alone, taken), expected)
 
 
+@pytest.mark.parametrize(
+    ("cell", "hidden_size", "batch"), [("lstm", 261, 20), ("gru", 411, 31), ("lstm", 800, 33)]
+)
+def test_gradients_of_a_row_by_long_panels(cell, hidden_size, batch, threads):
+    """Steps back that take panels by parts, each for many rows, against a row alone."""
+    problem = Problem(cell, 7, hidden_size, dtype="float32", steps=3, batch=batch)
+    arrays = problems.draw(problem, 5)
+    threads(2)
+    shared = problems.solve(problem, arrays)
+    threads(1)
+    whole = problems.solve(problem, arrays)
+    assert_same_bits(shared, whole)
+    problem = replace(problem, lengths=(3,) * batch)
+    for row in (0, batch // 2, batch - 1):
+        alone, taken = rows_of(problem, arrays, [row])
+        expected = answers_of_rows(problem, whole, [row], 3)
+        assert_same_bits(problems.solve(alone, taken), expected)
+
+
 @pytest.mark.parametrize("batch", [8, 9, 20])
 def test_weights_that_no_cache_holds(batch):
     """Matrices above 8 MiB, whose panels are asked for ahead: rows together, and each alone."""
