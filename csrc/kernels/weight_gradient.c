@@ -224,7 +224,7 @@ static void multiply_panels(const struct rnn_weight_gradient *g, const struct sh
         for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
             for (size_t j = from[p]; j < to[p]; j += RNN_WIDE_LANES)
                 multiply(g, share, &block, p, j);
-            if (g->last && block.row + block.rows == g->rows)
+            if (from[p] < to[p] && g->last && block.row + block.rows == g->rows)
                 give_sums(g, share, &block, p, from[p], to[p]);
         }
     }
