@@ -10,6 +10,8 @@
 
 #define RNN_ALIGNMENT 64
 
+static inline size_t rnn_min(size_t a, size_t b) { return a < b ? a : b; }
+
 static inline size_t rnn_round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 /* Allocate count * size bytes aligned to RNN_ALIGNMENT; *memory is NULL on failure. A count of zero

@@ -10,13 +10,11 @@
 
 enum {
     FAR_WEIGHTS = 512 << 10, /* bytes of a matrix: what is smaller the caches bring in time */
-    LONG_PANEL = 384 << 10   /* bytes, two of which any L2 holds */
+    LONG_PANEL = 384 << 10   /* bytes of a panel that is asked for whatever the L2 */
 };
 
 /* Part of an L2 that a panel may take, so that it holds the next one too. */
 static const double panel_part = 0.35;
-
-static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 
 size_t rnn_gates_panels(const struct rnn_gates *gates) {
     const size_t units = gates->count == 1 ? RNN_WIDE_LANES : RNN_LANES;
@@ -72,10 +70,6 @@ int rnn_gates_row(const struct rnn_gates *gates, size_t m, size_t *row) {
 #undef real
 #undef integer
 
-/* Call the float or double version of a packing function. */
-#define BY_REAL(real_size, name, ...) \
-    ((real_size) == sizeof(float) ? name##_f32(__VA_ARGS__) : name##_f64(__VA_ARGS__))
-
 static const void *at(const void *base, size_t index, size_t real_size) {
     return (const char *)base + index * real_size;
 }
@@ -93,9 +87,9 @@ static int asks_ahead(const struct rnn_matrix *matrix) {
     const struct rnn_panels *panels = &matrix->panels;
     const size_t size = rnn_kernels_of(matrix->engine, matrix->dtype)->real_size;
     const size_t group = panels->inner * RNN_LANES * size;
-    const double longest = panel_part * (double)matrix->engine->l2_bytes;
-    return panels->total * group > FAR_WEIGHTS &&
-           (panels->groups * group <= LONG_PANEL || (double)(panels->groups * group) <= longest);
+    const size_t part = (size_t)(panel_part * (double)matrix->engine->l2_bytes);
+    const size_t longest = part > LONG_PANEL ? part : LONG_PANEL;
+    return panels->total * group > FAR_WEIGHTS && panels->groups * group <= longest;
 }
 
 static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, rnn_dtype dtype,
@@ -124,7 +118,7 @@ static rnn_status allocate(struct rnn_matrix *matrix, const rnn_engine *engine, 
 /* Where group q of inner row 0 lies, and how far its next inner row is. */
 static size_t group_offset(const struct rnn_panels *panels, size_t q, size_t *stride) {
     const size_t panel = q / panels->groups, first = panel * panels->groups;
-    *stride = min_size(panels->groups, panels->total - first) * RNN_LANES;
+    *stride = rnn_min(panels->groups, panels->total - first) * RNN_LANES;
     return first * RNN_LANES * panels->inner + (q - first) * RNN_LANES;
 }
 
@@ -177,7 +171,7 @@ static rnn_status pack_bfloat16(struct rnn_matrix *matrix, const struct rnn_gate
         size_t unit, row, stride;
         const size_t offset = group_offset(&panels, q, &stride);
         group_row(gates, q, &unit, &row);
-        const size_t rows = min_size(RNN_LANES, gates->units - unit);
+        const size_t rows = rnn_min(RNN_LANES, gates->units - unit);
         round_group(&rounding, row, rows);
         pack_group_words((uint32_t *)panels.data + offset, stride,
                          (const uint32_t *)(const void *)rounding.rows, rounding.padded / 2, rows,
@@ -198,7 +192,7 @@ static rnn_status pack_bfloat16_transposed(struct rnn_matrix *matrix, const stru
     for (size_t q = 0; q < total_groups(gates); q++) {
         size_t unit, row, stride;
         group_row(gates, q, &unit, &row);
-        struct rnn_pairs pairs = {.rows = min_size(RNN_LANES, gates->units - unit),
+        struct rnn_pairs pairs = {.rows = rnn_min(RNN_LANES, gates->units - unit),
                                   .x = rounding.rows,
                                   .ldx = rounding.padded,
                                   .columns = wide,
@@ -226,9 +220,9 @@ static void pack_real(struct rnn_matrix *matrix, const struct rnn_gates *gates, 
         void *out = at_mutable((void *)matrix->panels.data,
                                group_offset(&matrix->panels, q, &stride), real_size);
         const int held = group_row(gates, q, &unit, &row);
-        const size_t rows = held ? min_size(RNN_LANES, gates->units - unit) : 0;
-        BY_REAL(real_size, pack_group, out, stride, at(weight, row * ld, real_size), ld, rows,
-                matrix->panels.inner);
+        const size_t rows = held ? rnn_min(RNN_LANES, gates->units - unit) : 0;
+        RNN_BY_REAL(real_size, pack_group, out, stride, at(weight, row * ld, real_size), ld, rows,
+                    matrix->panels.inner);
     }
 }
 
@@ -242,10 +236,10 @@ static void pack_real_transposed(struct rnn_matrix *matrix, const struct rnn_gat
         const void *source = held ? at(weight, row * ld, real_size) : NULL;
         for (size_t q = 0; q < panels->total; q += panels->groups) {
             const size_t begin = q * RNN_LANES, offset = group_offset(panels, q, &stride);
-            const size_t n = min_size(columns - begin, panels->groups * RNN_LANES);
-            BY_REAL(real_size, pack_row,
-                    at_mutable((void *)panels->data, offset + k * stride, real_size), RNN_LANES,
-                    source ? at(source, begin, real_size) : NULL, n);
+            const size_t n = rnn_min(columns - begin, panels->groups * RNN_LANES);
+            RNN_BY_REAL(real_size, pack_row,
+                        at_mutable((void *)panels->data, offset + k * stride, real_size), RNN_LANES,
+                        source ? at(source, begin, real_size) : NULL, n);
         }
     }
 }
@@ -304,7 +298,7 @@ rnn_status rnn_matrix_keep(struct rnn_matrix *matrix) {
 
 static void multiply_blas(const struct rnn_matrix *matrix, const struct rnn_operands *o) {
     const size_t real_size = rnn_kernels_of(matrix->engine, matrix->dtype)->real_size;
-    const size_t columns = matrix->panels.total * RNN_LANES, width = min_size(columns, o->width);
+    const size_t columns = matrix->panels.total * RNN_LANES, width = rnn_min(columns, o->width);
     for (size_t r = 0; o->start != o->y && r < o->rows; r++) {
         void *row = at_mutable(o->y, r * o->ldy, real_size);
         if (o->start)

@@ -8,6 +8,10 @@
 
 enum { RNN_GATES_MAX = 4 };
 
+/* Call the float or double version of a function. */
+#define RNN_BY_REAL(real_size, name, ...) \
+    ((real_size) == sizeof(float) ? name##_f32(__VA_ARGS__) : name##_f64(__VA_ARGS__))
+
 /* How the rows of a weight [gates * units, n] are laid out in panels: which of the matrix's gates
  * each group holds. One gate: panels of 64 units. Several: panels of 16 units, a group a gate. */
 struct rnn_gates {

@@ -16,18 +16,12 @@ enum {
     LOW_ROWS = 32                       /* whose pairs fill a row of a tile register */
 };
 
-static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
-
 #define real float
 #define NAME(name) name##_f32
 #include "kernels/weight_gradient.inc"
 #define real double
 #define NAME(name) name##_f64
 #include "kernels/weight_gradient.inc"
-
-/* Call the float or double version of a function. */
-#define BY_REAL(size, name, ...) \
-    ((size) == sizeof(float) ? name##_f32(__VA_ARGS__) : name##_f64(__VA_ARGS__))
 
 static size_t real_size(const struct rnn_weight_gradient *g) {
     return rnn_kernels_of(g->engine, g->dtype)->real_size;
@@ -55,7 +49,7 @@ static size_t share_columns(const struct rnn_gates *gates, int size) {
 static size_t micro_size(const struct rnn_weight_gradient *g, int size) {
     const size_t column = GRADIENT_ROWS * real_size(g);
     const size_t at_once = columns_bytes(g) / column + LOW_COLUMNS + RNN_TILE_ROWS_MAX;
-    return min_size(share_columns(g->gates, size) + RNN_PAIR_COLUMNS, at_once) * column;
+    return rnn_min(share_columns(g->gates, size) + RNN_PAIR_COLUMNS, at_once) * column;
 }
 
 static size_t padded_columns(const struct rnn_gradient_part *part) {
@@ -115,7 +109,7 @@ static char *sums_of(const struct rnn_weight_gradient *g, const struct share *sh
 
 /* The width of the panel of b that begins with column j. */
 static size_t panel_width(const struct rnn_gradient_part *part, size_t j) {
-    return min_size(RNN_WIDE_LANES, padded_columns(part) - j);
+    return rnn_min(RNN_WIDE_LANES, padded_columns(part) - j);
 }
 
 static char *panel_of(const struct rnn_weight_gradient *g, const struct share *share,
@@ -128,8 +122,10 @@ static char *panel_of(const struct rnn_weight_gradient *g, const struct share *s
 static void panel_range(const struct rnn_weight_gradient *g, const struct share *share, size_t p,
                         size_t groups, size_t *from, size_t *to) {
     const size_t all = padded_columns(&g->part[p]), wide = all / RNN_WIDE_LANES * RNN_WIDE_LANES;
-    *from = groups == 0 || groups == RNN_WIDE ? 0 : wide;
-    *to = groups == 0 ? all : groups == RNN_WIDE || (all - wide) / RNN_LANES != groups ? wide : all;
+    const int rest = groups > 0 && groups < RNN_WIDE;
+    *from = rest ? wide : 0;
+    *to = groups == RNN_WIDE ? wide : all;
+    if (rest && all - wide != groups * RNN_LANES) *to = *from;
     if (!share->acc[p]) *to = *from;
 }
 
@@ -152,8 +148,8 @@ static void pack_panels(const struct rnn_weight_gradient *g, const struct share 
                                         .width = width,
                                         .out = out});
             else
-                BY_REAL(size, pack_columns, out, (const void *)b, part->ldb, rows, j, part->columns,
-                        width);
+                RNN_BY_REAL(size, pack_columns, out, (const void *)b, part->ldb, rows, j,
+                            part->columns, width);
         }
     }
 }
@@ -172,8 +168,8 @@ static void pack_micro(const struct rnn_weight_gradient *g, const struct share *
                                 .ldx = g->lda,
                                 .out = (void *)share->micro});
     else
-        BY_REAL(size, pack_micro, (void *)share->micro, (const void *)a, g->lda, block->rows,
-                columns, rnn_kernels_of(g->engine, g->dtype)->tile_rows[block->groups]);
+        RNN_BY_REAL(size, pack_micro, (void *)share->micro, (const void *)a, g->lda, block->rows,
+                    columns, rnn_kernels_of(g->engine, g->dtype)->tile_rows[block->groups]);
 }
 
 static void multiply(const struct rnn_weight_gradient *g, const struct share *share,
@@ -194,9 +190,9 @@ static void multiply(const struct rnn_weight_gradient *g, const struct share *sh
 static void give_sums(const struct rnn_weight_gradient *g, const struct share *share,
                       const struct block *block, size_t p, size_t from, size_t to) {
     const struct rnn_gradient_part *part = &g->part[p];
-    BY_REAL(real_size(g), add_rows, g->gates, part, g->overwrite,
-            (const void *)sums_of(g, share, block, p), block->begin, block->end, from,
-            min_size(to, part->columns));
+    RNN_BY_REAL(real_size(g), add_rows, g->gates, part, g->overwrite,
+                (const void *)sums_of(g, share, block, p), block->begin, block->end, from,
+                rnn_min(to, part->columns));
 }
 
 /* Columns of a that are packed at a time: whole tiles of them. */
@@ -219,7 +215,7 @@ static void multiply_panels(const struct rnn_weight_gradient *g, const struct sh
     }
     if (columns == 0) return;
     for (block.begin = share->begin; block.begin < share->end; block.begin = block.end) {
-        block.end = min_size(share->end, block.begin + most);
+        block.end = rnn_min(share->end, block.begin + most);
         pack_micro(g, share, &block);
         for (size_t p = 0; p < RNN_GRADIENT_PARTS; p++) {
             for (size_t j = from[p]; j < to[p]; j += RNN_WIDE_LANES)
