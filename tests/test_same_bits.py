@@ -297,6 +297,30 @@ def test_threads_of_ragged_projections(bidirectional, weights):
             assert not expected[lengths[row] :, row].any()
 
 
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(("module", "hidden_size"), [(nn.RNN, 200), (nn.LSTM, 72), (nn.GRU, 48)])
+def test_threads_of_the_last_rows(module, hidden_size, batch_first, weights):
+    """Many steps of a few long rows, which one thread takes while others clear the padding."""
+    generator = np.random.default_rng(8)
+    model = module(hidden_size + 1, hidden_size, 2, batch_first=batch_first).eval()
+    sessions = [rnncore.Session(model, weights=weights, threads=count) for count in (1, 2, 3)]
+    lengths = np.full(20, 30)
+    lengths[[3, 11, 12]] = 250, 400, 0
+    shape = (20, 400) if batch_first else (400, 20)
+    x = generator.standard_normal((*shape, hidden_size + 1)).astype(np.float32)
+    expected = sessions[0].run(x, lengths)
+    for session in sessions[1:] * 2:
+        assert as_newcomer(session.run, x, lengths).tobytes() == expected.tobytes()
+    by_row = (x, expected) if batch_first else (x.swapaxes(0, 1), expected.swapaxes(0, 1))
+    for row in (0, 3, 11):
+        alone = np.ascontiguousarray(by_row[0][row : row + 1, : lengths[row]])
+        y = sessions[0].run(alone if batch_first else alone.swapaxes(0, 1))
+        assert y.tobytes() == by_row[1][row, : lengths[row]].tobytes()
+        assert not by_row[1][row, lengths[row] :].any()
+    assert not by_row[1][12].any()
+
+
 @pytest.mark.parametrize(("input_size", "hidden_size", "batch"), [(300, 1000, 4), (33, 40, 501)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_threads_of_a_stream(cell, input_size, hidden_size, batch):

@@ -32,6 +32,7 @@ struct run {
     struct rnn_beside *beside; /* each thread's share of the next chunk's input part; NULL: none */
     char *work;                /* low precision: work_size bytes a thread, twice with `beside` */
     size_t work_size;
+    atomic_int cleared; /* pieces of the padding that threads have taken */
     rnn_arena arena;
 };
 
@@ -423,6 +424,14 @@ static void steps_apart(struct run *run, rnn_team *team, int rank, int shares) {
     }
 }
 
+/* Zeros for the padding, a piece at a time. */
+static void clear_padding(struct run *run) {
+    enum { PIECES = 16 };
+    for (int piece; (piece = atomic_fetch_add(&run->cleared, 1)) < PIECES;)
+        rnn_rows_clear_padding(run->rows, run->forward->steps, run->direction->output,
+                               run->real_size, &run->forward->y, piece, PIECES);
+}
+
 /* Put states back from the order of the shares' rows into that of positions. */
 static void sort_states(struct run *run, char *states, int shares) {
     const struct rnn_rows *rows = run->rows;
@@ -477,13 +486,16 @@ static void one_chunk_beside(struct run *run, size_t first, size_t last, rnn_tea
 static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team, int rank) {
     const int own = first < run->plan.own;
     if (!own) rnn_team_wait(team, rank); /* for the states before, and for the buffers */
+    const int lone = first >= run->plan.lone;
     struct rnn_share share = rnn_plan_share(&run->plan, run->rows, first, rank, team->size);
-    gather_input(run, first, last, &share);
+    const struct rnn_share all = rnn_share_all(rank, team->size);
+    gather_input(run, first, last, lone ? &all : &share);
     if (!own) rnn_team_wait(team, rank);
     if (own && first >= run->plan.fused)
         own_input_part(run, first, last, rank, team->size);
     else if (first >= run->plan.fused)
         input_part(run, first, last, team, rank);
+    if (lone && rank > 0) clear_padding(run);
     for (size_t s = first; s < last; s++) {
         prefetch_steps(run, last + (s - first), run->rows->steps, s, &share); /* next chunk's x */
         one_step(run, first, s, team, rank, team->size);
@@ -497,11 +509,8 @@ static void task(rnn_team *team, int rank, void *context) {
     const struct rnn_rows *rows = run->rows;
     const int shares = team->size > 1 ? run->plan.threads : 1;
     if (rank == 0) team->elastic = !run->plan.by_rows;
-    for (int share; (share = rnn_team_claim(team)) < shares;) {
-        rnn_rows_clear_padding(rows, run->forward->steps, run->direction->output, run->real_size,
-                               &run->forward->y, share, shares);
-        steps_apart(run, team, share, shares);
-    }
+    if (run->plan.lone == rows->steps) clear_padding(run);
+    for (int share; (share = rnn_team_claim(team)) < shares;) steps_apart(run, team, share, shares);
     if (run->plan.compact) {
         rnn_team_wait(team, rank);
         if (rank == 0) sort_states(run, run->h_start, shares);
@@ -517,6 +526,7 @@ static void task(rnn_team *team, int rank, void *context) {
         last = rnn_plan_chunk_end(&run->plan, rows, first);
         (run->beside ? one_chunk_beside : one_chunk)(run, first, last, team, rank);
     }
+    clear_padding(run);
 }
 
 /* Final states: of each row its own last step's. */

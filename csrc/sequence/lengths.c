@@ -277,19 +277,20 @@ static void clear_step(const struct padding *of, const struct rnn_rows *rows, si
 }
 
 void rnn_rows_clear_padding(const struct rnn_rows *rows, size_t steps, size_t width,
-                            size_t real_size, const rnn_sequence *array, int rank, int size) {
+                            size_t real_size, const rnn_sequence *array, int piece, int pieces) {
     const ptrdiff_t to_step = array->step_stride * (ptrdiff_t)real_size;
     const ptrdiff_t to_row = array->row_stride * (ptrdiff_t)real_size;
     const size_t total = (steps * rows->rows - rows->total) * width * real_size;
     const struct padding padding = {width * real_size, total >= CLEARED_BYTES};
+    const int by_rows = rows->rows == 1 || llabs(to_step) < llabs(to_row); /* those lie together */
+    size_t begin, end;
     if (total == 0) return;
-    if (rows->rows == 1 || llabs(to_step) < llabs(to_row)) /* a sequence lies together */
-        for (size_t i = (size_t)rank; i < rows->rows; i += (size_t)size)
-            clear(&padding, element(array, rows->length[i], rows->order[i], real_size),
-                  steps - rows->length[i], to_step);
-    else
-        for (size_t s = (size_t)rank; s < steps; s += (size_t)size)
-            clear_step(&padding, rows, s, element(array, s, 0, real_size), to_row);
+    rnn_team_share(by_rows ? rows->rows : steps, 1, piece, pieces, &begin, &end);
+    for (size_t i = begin; i < end && by_rows; i++)
+        clear(&padding, element(array, rows->length[i], rows->order[i], real_size),
+              steps - rows->length[i], to_step);
+    for (size_t s = begin; s < end && !by_rows; s++)
+        clear_step(&padding, rows, s, element(array, s, 0, real_size), to_row);
     rnn_fence_uncached();
 }
 

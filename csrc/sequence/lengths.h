@@ -99,10 +99,10 @@ void rnn_rows_scatter(const struct rnn_rows *rows, const void *packed, size_t ld
 void rnn_rows_prefetch(const struct rnn_rows *rows, const rnn_sequence *array, int reverse,
                        size_t s, size_t width, size_t real_size, const struct rnn_share *share);
 
-/* Write zeros to the steps beyond each row's length: rank of size its share of the `steps` of the
- * array. */
+/* Write zeros to the steps beyond each row's length, of the `steps` of the array: one of some
+ * pieces. */
 void rnn_rows_clear_padding(const struct rnn_rows *rows, size_t steps, size_t width,
-                            size_t real_size, const rnn_sequence *array, int rank, int size);
+                            size_t real_size, const rnn_sequence *array, int piece, int pieces);
 
 /* Copy states [B][width] between the caller's order and rows `ld` apart: those of a thread's share,
  * or all at their positions. Where the caller gives none each row is `own`, or zeros if that is

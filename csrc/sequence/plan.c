@@ -6,8 +6,11 @@
 #include <math.h>
 
 enum {
-    CALL_WORTH_SHARING = 2000000,  /* multiply-adds of a call, about 40 us on one core */
-    STEP_WORTH_SHARING = 40000,    /* of one step, about 1.4 us: several barriers */
+    CALL_WORTH_SHARING = 2000000, /* multiply-adds of a call, about 40 us on one core */
+    STEP_WORTH_SHARING = 40000,   /* of one step, about 1.4 us: several barriers */
+    LONE_STEP = 140000,  /* of the recurrent part of a step, below which others help as long as
+                            they are waited for, */
+    LONE_OF_PADDING = 3, /* of the last steps, for a byte of padding that others clear meanwhile */
     STREAM_WORTH_SHARING = 300000, /* of a lone step, about 12 us: a team costs 1 to 4 */
     ROWS_WORTH_SHARING = 4, /* rows a thread, below which panels are shared if these are worth it:
                                small tiles waste weight traffic, */
@@ -103,7 +106,7 @@ static size_t dealt_steps(const struct rnn_direction *d, const struct rnn_rows *
 
 static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows *rows, int threads,
                             int looked_up) {
-    struct rnn_plan plan = {.threads = 1, .chunk_rows = rows->total};
+    struct rnn_plan plan = {.threads = 1, .lone = rows->steps, .chunk_rows = rows->total};
     const double work = step_work(d, !looked_up) * (double)rows->total;
     if (threads <= 1 || d->blas || work < CALL_WORTH_SHARING) return plan;
     const size_t dealt = dealt_steps(d, rows, threads);
@@ -138,6 +141,21 @@ static size_t own_steps(const struct rnn_direction *d, const struct rnn_rows *ro
     const double bytes = step_work(d, 1) * (double)d->real_size;
     if (plan->threads == 1 || bytes > FUSED_WEIGHTS) return 0;
     return plan->by_rows ? rows->steps : training ? plan->dealt : 0;
+}
+
+/* The first of the last steps that one thread takes by itself, while others clear the padding. */
+static size_t lone_steps(const struct rnn_direction *d, const struct rnn_rows *rows,
+                         const struct rnn_plan *plan) {
+    const size_t shared = plan->dealt > plan->fused ? plan->dealt : plan->fused;
+    const size_t padding = (rows->rows * rows->steps - rows->total) * d->output * d->real_size;
+    const double most = LONE_OF_PADDING * (double)padding * (plan->threads - 1);
+    size_t first = rows->steps;
+    for (double all = 0; first > shared && plan->threads > 1; first--) {
+        const double work = step_work(d, 0) * (double)rows->active[first - 1];
+        all += work;
+        if (work >= LONE_STEP || all > most) break;
+    }
+    return first;
 }
 
 /* Rows of the input part that steps of one row compute beside their own products; 0: none. */
@@ -199,6 +217,7 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
     const size_t alone = result.threads == 1 || result.by_rows ? result.fused : result.dealt;
     result.apart = alone < result.fused ? alone : result.fused;
     result.own = looked_up ? 0 : own_steps(d, rows, &result, training);
+    if (!training) result.lone = lone_steps(d, rows, &result);
     result.compact = !training && result.dealt > 0 && result.apart > 0;
     for (int with_input = 0; with_input < 2; with_input++)
         result.near[with_input] = near_threads(d, with_input);
@@ -218,10 +237,10 @@ struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rn
 }
 
 size_t rnn_plan_chunk_end(const struct rnn_plan *plan, const struct rnn_rows *rows, size_t first) {
-    const size_t bounds[] = {plan->fused, plan->dealt};
+    const size_t bounds[] = {plan->fused, plan->dealt, plan->lone};
     if (plan->beside) return first == 0 ? plan->first : first + plan->beside;
     size_t last = rnn_rows_chunk_end(rows, first, plan->chunk_rows);
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < 3; i++)
         if (first < bounds[i] && last > bounds[i]) last = bounds[i];
     return last;
 }
@@ -240,6 +259,8 @@ struct rnn_share rnn_plan_share(const struct rnn_plan *plan, const struct rnn_ro
             for (share.row = before.begin = 0; before.begin < share.begin; before.begin++)
                 share.row += rnn_share_count(&before, rows->rows);
         }
+    } else if (s >= plan->lone) {
+        share.end = rank == 0 ? SIZE_MAX : 0;
     } else if (plan->by_rows) {
         rnn_team_share(rows->rows, 1, rank, size, &share.begin, &share.end);
         share.row = share.begin;

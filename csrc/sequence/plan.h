@@ -16,6 +16,8 @@ struct rnn_plan {
                      rows lies together: caches fetch what comes next, and it is not another's */
     size_t fused; /* forward: so many steps, from the first on, take their input part along; */
     size_t apart; /* of these, so many in which no thread waits for another */
+    size_t lone;  /* forward: the step from which on one thread computes alone, but for the input
+                     part, and others clear padding: steps that end before help would come */
     size_t own;   /* forward: so many steps, from the first on, in which a thread computes the input
                      part of its own rows: what it reads no other has written */
     size_t chunk_rows; /* of the others it is computed for so many packed rows at once, at most,
