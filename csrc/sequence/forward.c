@@ -424,12 +424,12 @@ static void steps_apart(struct run *run, rnn_team *team, int rank, int shares) {
     }
 }
 
-/* Zeros for the padding, a piece at a time. */
+/* Zeros for the padding, a piece at a time where several threads take them. */
 static void clear_padding(struct run *run) {
-    enum { PIECES = 16 };
-    for (int piece; (piece = atomic_fetch_add(&run->cleared, 1)) < PIECES;)
+    const int pieces = run->plan.threads > 1 ? 16 : 1;
+    for (int piece; (piece = atomic_fetch_add(&run->cleared, 1)) < pieces;)
         rnn_rows_clear_padding(run->rows, run->forward->steps, run->direction->output,
-                               run->real_size, &run->forward->y, piece, PIECES);
+                               run->real_size, &run->forward->y, piece, pieces);
 }
 
 /* Put states back from the order of the shares' rows into that of positions. */
