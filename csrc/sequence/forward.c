@@ -495,7 +495,10 @@ static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team
         own_input_part(run, first, last, rank, team->size);
     else if (first >= run->plan.fused)
         input_part(run, first, last, team, rank);
-    if (lone && rank > 0) clear_padding(run);
+    if (lone && rank > 0) {
+        clear_padding(run);
+        return;
+    }
     for (size_t s = first; s < last; s++) {
         prefetch_steps(run, last + (s - first), run->rows->steps, s, &share); /* next chunk's x */
         one_step(run, first, s, team, rank, team->size);

@@ -286,11 +286,13 @@ void rnn_rows_clear_padding(const struct rnn_rows *rows, size_t steps, size_t wi
     size_t begin, end;
     if (total == 0) return;
     rnn_team_share(by_rows ? rows->rows : steps, 1, piece, pieces, &begin, &end);
-    for (size_t i = begin; i < end && by_rows; i++)
-        clear(&padding, element(array, rows->length[i], rows->order[i], real_size),
-              steps - rows->length[i], to_step);
-    for (size_t s = begin; s < end && !by_rows; s++)
-        clear_step(&padding, rows, s, element(array, s, 0, real_size), to_row);
+    if (by_rows)
+        for (size_t i = begin; i < end; i++)
+            clear(&padding, element(array, rows->length[i], rows->order[i], real_size),
+                  steps - rows->length[i], to_step);
+    else
+        for (size_t s = begin; s < end; s++)
+            clear_step(&padding, rows, s, element(array, s, 0, real_size), to_row);
     rnn_fence_uncached();
 }
 
