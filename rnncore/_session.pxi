@@ -415,6 +415,12 @@ cdef class Stream:
                 and array.ndim == 2 and array.shape[0] == self.batch
                 and array.shape[1] == self.inputs)
 
+    cpdef cnp.ndarray expect_out(self, out):
+        """An array that `step` can write its output to."""
+        cdef cnp.ndarray y = writable(out, self.number, "out")
+        expect_shape(y, (self.batch, self.outputs), "out", "(batch, outputs)")
+        return y
+
     def step(self, x, out=None):
         """Advance by one step.
 
@@ -444,8 +450,7 @@ cdef class Stream:
             shape[1] = self.outputs
             y = cnp.PyArray_SimpleNew(2, shape, self.number)
         else:
-            y = writable(out, self.number, "out")
-            expect_shape(y, (self.batch, self.outputs), "out", "(batch, outputs)")
+            y = self.expect_out(out)
         source = cnp.PyArray_DATA(array)
         target = cnp.PyArray_DATA(y)
         with nogil:

@@ -15,7 +15,7 @@ from rnncore.nn.module import Module
 from rnncore.nn.normalisation import BatchNorm1d
 from rnncore.nn.recurrent import Recurrent
 from rnncore.nn.regularize import Dropout
-from rnncore.nn.sequences import Masked
+from rnncore.nn.sequences import Masked, MergeDirections
 from rnncore.segments import Chain, ChainStream, needs_chain
 from rnncore.threads import get_num_threads
 
@@ -106,7 +106,10 @@ class Session:
         return self._core.nbytes
 
     def output_lengths(self, lengths):
-        """Steps of the output for these steps of the input: convolutions change them."""
+        """Steps of the output for these steps of the input: convolutions change them.
+
+        Of a model that ends with a LastStep those among which it takes the last.
+        """
         lengths = np.asarray(lengths)
         if lengths.size and (lengths.dtype.kind not in "iu" or lengths.min() < 0):
             raise ValueError(f"lengths is {lengths!r:.80}, expected integers of at least 0")
@@ -216,12 +219,15 @@ def _common(values, name):
 
 def _inputs(modules):
     """Features of the input, from the first module that knows; 0 for an embedding."""
+    halves = 1
     for module in modules:
+        if isinstance(module, MergeDirections):
+            halves *= 2
         for name in ("input_size", "in_features", "in_channels", "num_features"):
             if hasattr(module, name):
-                return getattr(module, name)
+                return halves * getattr(module, name)
         if isinstance(module, LayerNorm):
-            return module.normalized_shape[0]
+            return halves * module.normalized_shape[0]
         if isinstance(module, Embedding):
             return 0
     return 0

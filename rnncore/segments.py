@@ -5,11 +5,15 @@ import itertools
 
 import numpy as np
 
+from rnncore.nn.convolution import Conv1d
+from rnncore.nn.recurrent import Recurrent
 from rnncore.nn.sequences import LastStep, Masked, MergeDirections, Reverse
 from rnncore.tape import no_grad
 
 BETWEEN = (LastStep, MergeDirections, Reverse, Masked)
 """Modules that stand between segments; they have no weights of their own."""
+
+_NEEDS_STEPS = "LastStep can only be followed by layers that need no steps"
 
 
 def needs_chain(modules):
@@ -37,11 +41,11 @@ class Chain:
 
     def __init__(self, modules, batch_first, flat, session, inputs):
         self.batch_first = batch_first
-        self.outputs = inputs
+        self.inputs = self.outputs = inputs
         self._parts = []
         for between, group in itertools.groupby(modules, lambda m: isinstance(m, BETWEEN)):
             if not between:
-                self._add(session(list(group), self.outputs))
+                self._add_session(list(group), session)
                 continue
             for module in group:
                 if isinstance(module, Masked):
@@ -51,11 +55,16 @@ class Chain:
                 else:
                     self._add(_Between(module, self.outputs))
 
+    def _add_session(self, modules, session):
+        if self.takes_steps_away and any(isinstance(m, (Recurrent, Conv1d)) for m in modules):
+            raise ValueError(_NEEDS_STEPS)
+        self._add(session(modules, self.outputs))
+
     def _add(self, part):
         """One more part, if what it is given is what it takes."""
-        needs_steps = part.states or isinstance(part, _Masked) or getattr(part, "ragged", False)
+        needs_steps = isinstance(part, _Masked) or getattr(part, "ragged", False)
         if self.takes_steps_away and needs_steps:
-            raise ValueError("LastStep can only be followed by layers that need no steps")
+            raise ValueError(_NEEDS_STEPS)
         if any(isinstance(p, _Between) and p.splits for p in self._parts):
             raise ValueError("MergeDirections('split') can only be the last module")
         self._parts.append(part)
@@ -72,11 +81,6 @@ class Chain:
         return self._sessions[0].tokens
 
     @property
-    def inputs(self):
-        """Features of the input."""
-        return self._sessions[0].inputs
-
-    @property
     def nbytes(self):
         """Bytes that the weights and biases of all segments take."""
         return sum(part.nbytes for part in self._sessions)
@@ -85,6 +89,12 @@ class Chain:
     def states(self):
         """As `_engine.Session.states`, of all segments."""
         return [entry for part in self._sessions for entry in part.states]
+
+    def steps(self, steps):
+        """Steps of the output for so many of the input; before a LastStep takes the last."""
+        for part in self._parts:
+            steps = part.steps(steps)
+        return steps
 
     def run(self, x, lengths=None, state=None, *, threads=1):
         """Run whole sequences, as `_engine.Session.run`; rows alone after a LastStep."""
@@ -100,6 +110,8 @@ class Chain:
                 x, final = part.run(x, lengths, before[:count], threads=threads)
                 before = before[count:]
                 after += final
+                if lengths is not None:  # convolutions change them
+                    lengths = [part.steps(int(length)) for length in lengths]
             alone = alone or getattr(part, "takes_steps_away", False)
         return x, after
 
@@ -135,6 +147,9 @@ class _Between:
         self.splits = getattr(module, "mode", None) == "split"
         self.streams = self.takes_steps_away and not module.bidirectional
 
+    def steps(self, steps):
+        return steps
+
     def run(self, x, lengths):
         takes = {"lengths": lengths} if self.ragged else {}
         with no_grad():
@@ -153,6 +168,9 @@ class _Masked:
         self.nbytes, self.states = chain.nbytes, chain.states
         self.outputs = chain.outputs
         self.takes_steps_away = chain.takes_steps_away
+
+    def steps(self, steps):
+        return steps
 
     def run(self, x, lengths, state, *, threads):
         with no_grad():
@@ -181,6 +199,8 @@ class ChainStream:
 
     def step(self, x, out=None):
         """Advance by one step, see `Stream.step`."""
+        if out is not None:  # refused before any stream has advanced
+            self._streams[-1].expect_out(out)
         for stream in self._streams[:-1]:
             x = stream.step(x)
         return self._streams[-1].step(x, out)

@@ -69,6 +69,24 @@ def test_lengths_pass_through_a_session(stride):
         assert_same_bits(y[:made, b], module[:made, b])
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        nn.LastStep(),
+        nn.Reverse(),
+        nn.Masked(nn.RNN(5, 2), value=0.0),
+        nn.Sequential(nn.Reverse(), nn.Conv1d(5, 2, 3), nn.Reverse()),
+    ],
+    ids=["last step", "reverse", "masked", "reverse and back"],
+)
+def test_lengths_behind_a_convolution_reach_the_next_segment(last):
+    net = nn.Sequential(nn.Conv1d(3, 4, 3, stride=2), nn.LSTM(4, 5), last)
+    session = rnncore.Session(net)
+    x, lengths = random(23, 4, 3, dtype="float32"), np.array([23, 9, 0, 14])
+    assert_same_bits(session.run(x, lengths), net(x, lengths=lengths).data)
+    assert session.output_lengths(lengths).tolist() == net.output_lengths(lengths).tolist()
+
+
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_threads_change_no_bit(rows):
     conv = nn.Conv1d(64, 200, 5, padding="same")

@@ -263,6 +263,14 @@ def test_a_segment_of_activations_alone():
     assert_same_bits(rnncore.Session(model).run(x), model(x).numpy())
 
 
+def test_a_session_that_begins_with_merged_directions():
+    model = nn.Sequential(nn.MergeDirections("sum"), nn.Linear(3, 2), nn.Reverse())
+    x = draw(4, 2, 6, dtype="float32")
+    session = rnncore.Session(model)
+    assert session.inputs == 6
+    assert_same_bits(session.run(x), model(x).numpy())
+
+
 def test_low_precision_of_a_chain():
     model = nn.Sequential(nn.LSTM(3, 40), nn.LastStep(), nn.Linear(40, 2))
     x = draw(6, 3, 3, dtype="float32")
@@ -295,6 +303,19 @@ def test_stream_gives_the_last_step_so_far():
     assert_same_bits(stream.step(x[0]), session.run(x[:1]))
 
 
+@pytest.mark.parametrize("out", [np.empty((2, 3), np.float32), np.empty((2, 2)), "out"])
+def test_a_refused_output_advances_no_stream(out):
+    session = rnncore.Session(nn.Sequential(nn.LSTM(3, 4), nn.LastStep(), nn.Linear(4, 2)))
+    x = draw(2, 3, dtype="float32")
+    stream = session.stream(2)
+    stream.step(x)
+    ((h, c),) = stream.state
+    with pytest.raises((TypeError, ValueError), match="out"):
+        stream.step(x, out)
+    assert_same_bits(stream.state[0][0], h)
+    assert_same_bits(stream.state[0][1], c)
+
+
 @pytest.mark.parametrize("name", ["last-both", "sum", "reverse", "masked"])
 def test_what_needs_whole_sequences_does_not_stream(name):
     with pytest.raises(RuntimeError, match=r"whole sequences|bidirectional"):
@@ -306,6 +327,7 @@ def test_what_needs_whole_sequences_does_not_stream(name):
     [
         ((nn.RNN(2, 2), nn.LastStep(), nn.RNN(2, 2)), "LastStep can only be followed by layers"),
         ((nn.RNN(2, 2), nn.LastStep(), nn.Reverse()), "LastStep can only be followed by layers"),
+        ((nn.RNN(2, 2), nn.LastStep(), nn.Conv1d(2, 2, 2)), "LastStep can only be followed by"),
         (
             (nn.RNN(2, 2), nn.MergeDirections("split"), nn.Linear(1, 1)),
             "can only be the last module",
