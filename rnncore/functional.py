@@ -360,7 +360,7 @@ def recurrent_layer(
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "peepholes")
     weights = [_weights(d, None, *names[: len(d)]) for d in weights]
     dtype = weights[0][0].dtype if weights else None
-    x, table, padding_idx = _input(x, dtype, lengths)
+    x, table, padding_idx = _input(x, dtype, lengths, batch_first)
     source = x if table is None else table
     h0, c0 = _weights((h0, c0), source.dtype, "h_0", "c_0")
     parameters = [w for direction in weights for w in direction]
@@ -407,15 +407,16 @@ def recurrent_layer(
     return record(cell, (y, hn, cn), parents, backward)
 
 
-def _input(x, dtype, lengths):
+def _input(x, dtype, lengths, batch_first):
     """The input of a recurrent layer: (x, None, None) or (indices, table, padding_idx)."""
     if not isinstance(x, Lookup):
         return as_tensor(x, dtype, "x"), None, None
     table = as_tensor(x.weight, dtype, "x")
     steps = x.indices.size
     if lengths is not None:
-        valid = np.asarray(lengths)
-        steps = valid.sum() if valid.dtype.kind in "iu" else 0  # refused at the border
+        valid, rows = np.asarray(lengths), x.shape[0 if batch_first else 1]
+        if valid.dtype.kind in "iu" and valid.shape == (rows,):  # others the border refuses
+            x, steps = x.within(valid, batch_first), valid.sum()
     if x.ndim == 3 and products_of(table.dtype) == "float32" and x.multiplies_once(steps):
         return x.indices, table, x.padding_idx
     return as_tensor(x.tensor(), dtype, "x"), None, None

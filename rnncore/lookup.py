@@ -63,6 +63,13 @@ class Lookup:
         *axes, _ = shape[0] if len(shape) == 1 else shape
         return Lookup(self.indices.reshape(axes), self.weight, self.padding_idx)
 
+    def within(self, lengths, batch_first):
+        """The same with index 0 beyond the length of each row: padding may hold anything."""
+        indices = self.indices if batch_first else self.indices.T
+        padding = np.arange(indices.shape[1]) >= np.asarray(lengths)[:, None]
+        indices = np.where(padding, 0, indices)
+        return Lookup(indices if batch_first else indices.T, self.weight, self.padding_idx)
+
     def tensor(self):
         """Look the rows up."""
         engine, weight = config.engine(), self.weight

@@ -204,6 +204,23 @@ def test_products_in_bfloat16_look_up_first(tables):
     assert_same_bits([found.data], [expected.data])
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [3, 50])
+def test_padding_holds_any_token(rows, precision, batch_first):
+    rnncore.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(rows, 4), nn.LSTM(4, 5, batch_first=batch_first))
+    lengths, order = [9, 0, 4], (1, 0) if batch_first else (0, 1)
+    x = np.arange(27).reshape(9, 3) % 3
+    other = np.where(np.arange(9)[:, None] < lengths, x, [[-1, 50, 2**40]]).transpose(order)
+    x = x.transpose(order)
+    for call in (lambda x, n: net(x, lengths=n).data, rnncore.Session(net).run):
+        with rnncore.autocast(precision):
+            assert_same_bits([call(other, lengths)], [call(x, lengths)])
+        with pytest.raises(ValueError, match="50"):
+            call(other, [9, 1, 4])
+
+
 def test_sequential_lets_the_recurrent_module_look_up(tables):
     embedding, recurrent = model("lstm", "float32")
     x = np.arange(40).reshape(10, 4) % 5

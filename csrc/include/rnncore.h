@@ -355,7 +355,8 @@ typedef struct rnn_session_io {
     size_t steps;           /* T */
     size_t rows;            /* B */
     const int64_t *lengths; /* [B], 0..T each, any order; NULL: all T */
-    rnn_sequence x;         /* [T,B,I], or int64_t [T,B,1] for tokens; read */
+    rnn_sequence x;         /* [T,B,I], or int64_t [T,B,1] for tokens, of which those beyond a row's
+                               length may be any; read */
     rnn_sequence y;         /* [rnn_session_steps of T,B,O], written */
     const void *const *h0;  /* one [D,B,P] a recurrent layer; NULL, or an entry NULL: its own */
     const void *const *c0;  /* the same, [D,B,H] */

@@ -321,10 +321,11 @@ rnn_status rnn_session_recurrent_shape(const rnn_session *session, size_t k, siz
 
 rnn_status rnn_session_check_tokens(const rnn_session *session, const int64_t *tokens,
                                     ptrdiff_t step_stride, ptrdiff_t row_stride, size_t steps,
-                                    size_t rows) {
+                                    size_t rows, const size_t *valid) {
     const size_t count = session->layers[0].count;
     for (size_t t = 0; t < steps; t++)
         for (size_t b = 0; b < rows; b++) {
+            if (valid && t >= valid[b]) continue;
             const int64_t token = tokens[(ptrdiff_t)t * step_stride + (ptrdiff_t)b * row_stride];
             if (token < 0 || (uint64_t)token >= count)
                 return rnn_fail(RNN_ERR_ARGUMENT,
@@ -350,9 +351,13 @@ static void apply_linear(const struct rnn_layer *layer, size_t rows, const void 
 static void apply_embedding(const struct rnn_layer *layer, const rnn_session *session, size_t rows,
                             const int64_t *tokens, size_t ldx, char *y, size_t ldy) {
     const size_t size = session->real_size, row = layer->outputs * size;
-    for (size_t r = 0; r < rows; r++)
-        memcpy(y + r * ldy * size, (const char *)layer->weight + (size_t)tokens[r * ldx] * row,
-               row);
+    for (size_t r = 0; r < rows; r++, y += ldy * size) {
+        const int64_t token = tokens[r * ldx];
+        if (token >= 0 && (uint64_t)token < layer->count)
+            memcpy(y, (const char *)layer->weight + (size_t)token * row, row);
+        else /* padding, which may hold anything */
+            memset(y, 0, row);
+    }
 }
 
 /* Normalise, scale, turn into probabilities or map the rows [begin, end) that are this rank's. */

@@ -69,9 +69,10 @@ size_t rnn_layer_steps(const struct rnn_layer *layer, size_t steps);
 void rnn_layer_apply(const struct rnn_layer *layer, const rnn_session *session, size_t rows,
                      const void *x, size_t ldx, void *y, size_t ldy, int rank, int size);
 
-/* Whether all tokens of an array are rows of the session's table. */
+/* Whether all tokens of an array are rows of the session's table, those of the first `valid` steps
+ * of each row if that is not NULL: what lies beyond is padding. */
 rnn_status rnn_session_check_tokens(const rnn_session *session, const int64_t *tokens,
                                     ptrdiff_t step_stride, ptrdiff_t row_stride, size_t steps,
-                                    size_t rows);
+                                    size_t rows, const size_t *valid);
 
 #endif

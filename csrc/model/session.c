@@ -37,9 +37,14 @@ static rnn_status check_io(const rnn_session *session, const rnn_session_io *io)
         return rnn_fail(RNN_ERR_ARGUMENT, "x is NULL");
     if (rnn_session_steps(session, io->steps) > 0 && io->rows > 0 && !io->y.data)
         return rnn_fail(RNN_ERR_ARGUMENT, "y is NULL");
-    if (!session->tokens || io->steps == 0) return RNN_OK;
-    return rnn_session_check_tokens(session, io->x.data, io->x.step_stride, io->x.row_stride,
-                                    io->steps, io->rows);
+    return RNN_OK;
+}
+
+static rnn_status check_tokens(const struct run *run) {
+    const rnn_session_io *io = run->io;
+    if (!run->session->tokens) return RNN_OK;
+    return rnn_session_check_tokens(run->session, io->x.data, io->x.step_stride, io->x.row_stride,
+                                    io->steps, io->rows, run->rows.valid);
 }
 
 /* Whether all rows of an array lie evenly apart, so that it is one matrix. */
@@ -237,7 +242,8 @@ rnn_status rnn_session_run(const rnn_session *session, const rnn_session_io *io)
     RNN_TRY(rnn_size_add(&bytes, io->rows, sizeof *run.after));
     RNN_TRY(rnn_rows_create(&run.rows, io->steps, io->rows, io->lengths));
     rnn_arena arena = {0};
-    rnn_status status = rnn_arena_create(&arena, session->engine->pool, bytes);
+    rnn_status status = check_tokens(&run);
+    if (status == RNN_OK) status = rnn_arena_create(&arena, session->engine->pool, bytes);
     if (status == RNN_OK) {
         for (int i = 0; i < 2; i++) buffers[i] = rnn_arena_take(&arena, io->rows, between);
         run.padded = rnn_arena_take(&arena, io->rows, padded);

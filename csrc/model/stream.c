@@ -316,7 +316,7 @@ rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y) {
     size_t ld = session->inputs;
     if (stream->rows == 0) return RNN_OK;
     if (!x || !y) return rnn_fail(RNN_ERR_ARGUMENT, "%s is NULL", x ? "y" : "x");
-    if (session->tokens) RNN_TRY(rnn_session_check_tokens(session, x, 0, 1, 1, stream->rows));
+    if (session->tokens) RNN_TRY(rnn_session_check_tokens(session, x, 0, 1, 1, stream->rows, NULL));
     rnn_fpenv saved;
     rnn_fpenv_switch(&saved, RNN_ENTER_FLUSHING);
     for (size_t i = 0; i < stream->count; i++) {
