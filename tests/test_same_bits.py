@@ -274,6 +274,42 @@ def test_threads(cell, num_layers, bidirectional, kind, threads):
         assert_same_bits({"y": y}, expected, ["y"])
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: nn.GRU(200, 20, reset="before"),
+        lambda: nn.GRU(16, 36, reset="before", bidirectional=True),
+        lambda: nn.RNN(600, 40, nonlinearity="softsign"),
+        lambda: nn.LSTM(120, 24, clip=1.0),
+        lambda: nn.RNN(400, 64),
+        lambda: nn.GRU(90, 50),
+    ],
+    ids=["gru before", "both ways", "softsign", "clipped", "rnn", "gru"],
+)
+@pytest.mark.parametrize("lengths", [(60, 60, 40), (60, 56, 30, 30), (41, 45, 38, 36, 51, 44, 49)])
+def test_threads_of_a_few_rows_each_in_training(model, lengths, threads):
+    """Threads with a row or two of their own keep what belongs to them, and nothing of a neighbour.
+
+    Many times over: what one thread wrote where another has its rows depends on who came first.
+    """
+    rnncore.manual_seed(0)
+    net = model()
+    x = np.random.default_rng(0).standard_normal((60, len(lengths), net.input_size))
+    x = x.astype(np.float32)
+
+    def train():
+        net.zero_grad()
+        y, _ = net(x, lengths=lengths)
+        (y * y).sum().backward()
+        return {"y": y.data.copy()} | {n: p.grad.copy() for n, p in net.named_parameters()}
+
+    threads(1)
+    expected = train()
+    for count in (2, 3) * 12:
+        threads(count)
+        assert_same_bits(as_newcomer(train), expected)
+
+
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_threads_of_ragged_projections(bidirectional, weights):
