@@ -525,6 +525,8 @@ static void task(rnn_team *team, int rank, void *context) {
         rnn_lookup_multiply(&run->lookup, run->direction, run->looked_up, rank, team->size);
         rnn_team_wait(team, rank);
     }
+    /* Any thread may have taken the share that is this one's from here on. */
+    if (run->plan.apart > 0 && run->plan.apart < run->plan.own) rnn_team_wait(team, rank);
     for (size_t first = run->plan.apart, last; first < rows->steps; first = last) {
         last = rnn_plan_chunk_end(&run->plan, rows, first);
         (run->beside ? one_chunk_beside : one_chunk)(run, first, last, team, rank);
