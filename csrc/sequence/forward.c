@@ -150,13 +150,16 @@ static rnn_status allocate_chunk(struct run *run) {
 /* Whether step s reads its x where the caller has it, computing its input part itself. */
 static int reads_x(const struct run *run, size_t s) { return s < run->plan.fused && !run->history; }
 
+/* Whether the input from step s on is gathered first. */
+static int gathers(const struct run *run, size_t s) { return run->x_buffer && !reads_x(run, s); }
+
 /* Gather a thread's part of the chunk's input, unless it is read in place. */
 static void gather_input(struct run *run, size_t first, size_t last,
                          const struct rnn_share *share) {
     const struct rnn_forward *f = run->forward;
     const size_t at = buffer_row(run, first, first);
     const size_t input = run->direction->input;
-    if (!run->x_buffer || reads_x(run, first)) return;
+    if (!gathers(run, first)) return;
     char *x = run->x_buffer + at * run->ldx * run->x_size;
     if (run->rounded)
         rnn_rows_round(run->rows, &f->x, f->reverse, first, last, input, run->direction->low,
@@ -385,7 +388,7 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
 static void prefetch_steps(const struct run *run, size_t coming, size_t end, size_t done,
                            const struct rnn_share *share) {
     const struct rnn_forward *f = run->forward;
-    if (run->x_buffer && coming < end && !reads_x(run, coming))
+    if (coming < end && gathers(run, coming))
         rnn_rows_prefetch(run->rows, &f->x, f->reverse, coming, run->direction->input,
                           run->real_size, share);
     if (run->h || run->copies_h)
@@ -473,7 +476,7 @@ static void one_chunk_beside(struct run *run, size_t first, size_t last, rnn_tea
     const int next = last < run->rows->steps;
     if (first == 0) gather_input(run, first, last, &share);
     if (next) gather_input(run, last, rnn_plan_chunk_end(&run->plan, run->rows, last), &share);
-    if (first == 0 || run->x_buffer) rnn_team_wait(team, rank); /* else panels are its own */
+    if (first == 0 || gathers(run, first)) rnn_team_wait(team, rank); /* else panels are its own */
     if (first == 0) input_part(run, first, last, team, rank);
     const int size = team->size;
     if (rank < size) begin_beside(run, last, rank, size);
@@ -490,7 +493,7 @@ static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team
     struct rnn_share share = rnn_plan_share(&run->plan, run->rows, first, rank, team->size);
     const struct rnn_share all = rnn_share_all(rank, team->size);
     gather_input(run, first, last, lone ? &all : &share);
-    if (!own) rnn_team_wait(team, rank);
+    if (!own && gathers(run, first)) rnn_team_wait(team, rank);
     if (own && first >= run->plan.fused)
         own_input_part(run, first, last, rank, team->size);
     else if (first >= run->plan.fused)
