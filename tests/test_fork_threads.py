@@ -83,6 +83,19 @@ for count in (2, 3, 4, 7):
 print("done")
 """
 
+FAR_MORE_THREADS = """
+import os
+expected = answers()
+before = len(os.listdir("/proc/self/task"))
+rnncore.set_num_threads(10**6)
+assert answers() == expected
+with rnncore.autocast():
+    answers()
+started = len(os.listdir("/proc/self/task")) - before
+assert started < 2 * len(os.sched_getaffinity(0)), f"{started} threads"
+print("done")
+"""
+
 
 def run_script(text, **variables):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | variables
@@ -115,6 +128,14 @@ def test_fork_before_use():
 def test_fewer_threads_than_asked_for(limit):
     """OpenMP may give any number; every row is computed, every weight's gradient is still whole."""
     result = run_script(FEWER_THREADS, OMP_THREAD_LIMIT=limit)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "done\n"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="this system lists no threads")
+def test_far_more_threads_than_cpus():
+    """A team of hundreds on a few CPUs would spend its time waiting for turns."""
+    result = run_script(FAR_MORE_THREADS)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "done\n"
 

@@ -25,7 +25,6 @@
 #endif
 
 enum {
-    TEAM_MAX = 256,      /* threads: the places of all are on the caller's stack */
     SPINS = 20000,       /* about 200 us of pauses, above the imbalance of a chunk's products: a
                             virtual CPU that was left to sleep may take as long to come back */
     ROW_MAX = 2000000,   /* ns that it spins for a row's more work, where shares are whole rows */
@@ -262,8 +261,15 @@ static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finis
     lost_lately = PATIENCE;
 }
 
+/* Threads worth starting: of more than two a CPU each would wait for all others' time slices. */
+static int team_most(void) {
+    static _Thread_local int most;
+    if (most == 0) most = 2 * rnn_cpu_allowed();
+    return most < RNN_TEAM_MAX ? most : RNN_TEAM_MAX;
+}
+
 static void run_team(int threads, rnn_task task, void *context) {
-    if (threads > TEAM_MAX) threads = TEAM_MAX;
+    if (threads > team_most()) threads = team_most();
     struct rnn_place places[threads];
     rnn_team team = {.size = threads, .places = places};
     for (int rank = 0; rank < threads; rank++) {
@@ -314,6 +320,12 @@ void rnn_team_run(int threads, rnn_task task, void *context) {
     (void)threads;
     run_rank(&(rnn_team){.size = 1}, 0, task, context);
 }
+
+static void nothing(rnn_team *team, int rank, void *context) {
+    (void)team, (void)rank, (void)context;
+}
+
+void rnn_team_prepare(int threads) { rnn_team_run(threads, nothing, NULL); }
 
 void rnn_team_share(size_t count, size_t unit, int rank, int size, size_t *begin, size_t *end) {
     const size_t units = (count + unit - 1) / unit;

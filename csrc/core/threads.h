@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { RNN_TEAM_MAX = 256 }; /* threads, however many are asked for, nor more than two a CPU */
+
 /* Where a thread says which barrier it has reached, 1, 2, ..., for the others to read, and on which
  * CPU it began, -1 unknown, for later. Two lines each, for some caches fetch these in pairs. */
 struct rnn_place {
@@ -28,19 +30,26 @@ typedef struct rnn_team {
     struct rnn_place *places; /* [size at the start] */
 } rnn_team;
 
-/* What each thread of a team runs: its rank is 0..team->size-1. */
+/* What each thread of a team runs; ranks are 0, 1, ... below the size that the team begins with. */
 typedef void (*rnn_task)(rnn_team *team, int rank, void *context);
 
-/* Run `task` on up to `threads` threads, subnormals flushed to zero in each, and return when all
- * are done. In a forked child of a process that used threads it runs on one: the others do not
- * exist. */
+/* Run `task` on up to `threads` threads, two a CPU at most, subnormals flushed to zero in each, and
+ * return when all are done. In a forked child of a process that used threads it runs on one: the
+ * others do not exist. */
 void rnn_team_run(int threads, rnn_task task, void *context);
+
+/* Have that many threads at hand: the system makes them when a caller first needs them. */
+void rnn_team_prepare(int threads);
 
 /* The thread `rank` is here and waits until all others are: spins briefly, then sleeps. Beside
  * programs that keep the CPUs busy a team costs a few time slices a call, not one a barrier: an
  * elastic one shrinks, and the calling thread then works alone for a while. Neither changes a
  * result. */
 void rnn_team_wait(rnn_team *team, int rank);
+
+/* Whether the team has shrunk and goes on without this thread: there is nothing left for it to do,
+ * and what the others write now is not to be read. */
+static inline int rnn_team_left(const rnn_team *team, int rank) { return rank >= team->size; }
 
 /* The next of a call's shares of work that no thread has begun: 0, 1, ... A thread that begins late
  * so leaves its share to the others. */

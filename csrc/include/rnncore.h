@@ -8,13 +8,18 @@
  * Laws, for every function here:
  *   - It returns an rnn_status. Results come back through out-pointers, which are NULL or untouched
  *     on failure; rnn_last_error() then says which argument, what was expected and what came.
- *   - It never prints, aborts, exits or reads a clock, and keeps no global mutable state.
+ *   - It never prints, aborts or exits. What it keeps beside the caller's handles is each thread's
+ *     last error, what its teams learned about crowded CPUs (threads.c reads a clock for that) and
+ *     which CPUs OpenMP's threads may use, so that no two wake on one. None of it changes a result.
  *   - The caller owns every array; the library owns every handle, from _create to _free.
  *     _free(NULL) does nothing.
  *   - `const` handles may be shared by threads; a tape or a stream belongs to one thread at a time.
  *   - Arrays are float or double as the dtype says, C-contiguous unless strides are given, and an
  *     array that is written may not overlap any other array.
- *   - `threads` is the largest number of threads to use, 1 or more. It never changes the result.
+ *   - `threads` is the largest number of threads to use, 1 or more; no call uses more than two a
+ *     CPU that the process may use, or 256. It never changes the result. In a forked child of
+ *     a process that used threads of this library one is used. A process that uses OpenMP by itself
+ *     must not fork before it has used some here.
  *   - Option structs begin with `size`: set it to sizeof the struct, zero the rest you do not use.
  */
 #ifndef RNNCORE_H
@@ -383,7 +388,8 @@ RNN_API rnn_status rnn_stream_create(const rnn_session *session, size_t rows, in
 RNN_API void rnn_stream_free(rnn_stream *stream);
 
 /* Advance by one step: x [B,I] (or int64_t [B] for tokens), read; y [B,O], written. Allocates
- * nothing. On an error (a token out of range) the states are as before. */
+ * nothing in the thread that made the stream; another's first step on several threads makes those.
+ * On an error (a token out of range) the states are as before. */
 RNN_API rnn_status rnn_stream_step(rnn_stream *stream, const void *x, void *y);
 
 /* Set the states to the session's initial ones: zeros unless rnn_session_set_initial says others.

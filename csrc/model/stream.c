@@ -146,6 +146,7 @@ static rnn_status fill_stream(rnn_stream *stream, int threads) {
         stage->is_direct = stage->plan.threads == 1 && is_one_kernel(&stage->layer->direction[0]);
         stage->step = step_of(stage, stream->rows, 0);
         stage->step.work = stage->work;
+        if (stage->plan.threads > 1) rnn_team_prepare(stage->plan.threads);
     }
     return RNN_OK;
 }

@@ -327,6 +327,7 @@ static void input_gradient(struct run *run, rnn_team *team, int rank) {
                             rank, team->size);
     if (!run->dx) return;
     rnn_team_wait(team, rank);
+    if (rnn_team_left(team, rank)) return;
     const struct rnn_share share = rnn_share_all(rank, team->size);
     rnn_rows_scatter(run->rows, run->dx, d->input, run->backward->reverse, run->first, run->last,
                      d->input, run->real_size, run->backward->add_dx, dx, &share);
@@ -442,9 +443,12 @@ static void one_chunk(struct run *run, rnn_team *team, int rank) {
                         run->direction->output, run->real_size, run->dy, run->padded, &share);
     if (run->h_before) gather_states_before(run, rank, team->size);
     rnn_team_wait(team, rank);
-    for (size_t s = run->last; s-- > run->first;) one_step(run, s, team, rank);
+    for (size_t s = run->last; !rnn_team_left(team, rank) && s-- > run->first;)
+        one_step(run, s, team, rank);
     rnn_team_wait(team, rank);
+    if (rnn_team_left(team, rank)) return;
     if (b->dx.data) input_gradient(run, team, rank);
+    if (rnn_team_left(team, rank)) return;
     parameter_gradients(run, team, rank);
     rnn_team_wait(team, rank);
 }
@@ -455,11 +459,12 @@ static void task(rnn_team *team, int rank, void *context) {
     if (rank == 0) team->elastic = !run->plan.by_rows;
     rnn_parameter_gradients_clear(&run->gradients, team, rank);
     one_chunk(run, team, rank);
-    for (; first > 0; first = chunk_begin(run, first)) {
+    for (; first > 0 && !rnn_team_left(team, rank); first = chunk_begin(run, first)) {
         if (rank == 0) previous_chunk(run);
         rnn_team_wait(team, rank);
         one_chunk(run, team, rank);
     }
+    if (rnn_team_left(team, rank)) return;
     initial_gradient(run, rank, team->size);
     if (run->backward->dtable) table_gradient(run, rank, team->size);
     rnn_parameter_gradients_finish(&run->gradients, team, rank);

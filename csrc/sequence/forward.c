@@ -371,7 +371,7 @@ static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, in
             step.w_ih = phase->w_ih.panels;
         }
         rnn_step_take(&step, share.row, share.step, count, run->real_size);
-        if (count > 0) rnn_step_run(&step, d, p);
+        if (count > 0 && begin < end) rnn_step_run(&step, d, p);
         if (share.size == 1) continue;
         rnn_team_wait(team, rank);
         share = rnn_plan_share(&run->plan, rows, s, rank, team->size); /* it may be smaller */
@@ -480,7 +480,8 @@ static void one_chunk_beside(struct run *run, size_t first, size_t last, rnn_tea
     if (first == 0) input_part(run, first, last, team, rank);
     const int size = team->size;
     if (rank < size) begin_beside(run, last, rank, size);
-    for (size_t s = first; s < last; s++) one_step(run, first, s, team, rank, team->size);
+    for (size_t s = first; s < last && !rnn_team_left(team, rank); s++)
+        one_step(run, first, s, team, rank, team->size);
     for (int k = rank; rank < team->size && k < size; k += team->size) /* it may be smaller */
         (low ? low->rest : run->direction->kernels->rest)(&run->beside[k]);
 }
@@ -502,7 +503,7 @@ static void one_chunk(struct run *run, size_t first, size_t last, rnn_team *team
         clear_padding(run);
         return;
     }
-    for (size_t s = first; s < last; s++) {
+    for (size_t s = first; s < last && !rnn_team_left(team, rank); s++) {
         prefetch_steps(run, last + (s - first), run->rows->steps, s, &share); /* next chunk's x */
         one_step(run, first, s, team, rank, team->size);
     }
@@ -530,7 +531,8 @@ static void task(rnn_team *team, int rank, void *context) {
     }
     /* Any thread may have taken the share that is this one's from here on. */
     if (run->plan.apart > 0 && run->plan.apart < run->plan.own) rnn_team_wait(team, rank);
-    for (size_t first = run->plan.apart, last; first < rows->steps; first = last) {
+    for (size_t first = run->plan.apart, last; first < rows->steps && !rnn_team_left(team, rank);
+         first = last) {
         last = rnn_plan_chunk_end(&run->plan, rows, first);
         (run->beside ? one_chunk_beside : one_chunk)(run, first, last, team, rank);
     }

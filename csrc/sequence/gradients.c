@@ -135,12 +135,6 @@ void rnn_parameter_gradients_take(struct rnn_parameter_gradients *gradients, rnn
     pieces(gradients, arena, NULL);
 }
 
-/* The shares of a rank. One that is no longer of the team has none. */
-static int first_share(const struct rnn_parameter_gradients *gradients, const rnn_team *team,
-                       int rank) {
-    return rank < team->size ? rank : gradients->shares;
-}
-
 /* The columns of a set's gate gradients that a share has. */
 static void columns_of(const struct rnn_parameter_gradients *gradients,
                        const struct rnn_gradient_set *set, int share, size_t *begin, size_t *end) {
@@ -150,8 +144,7 @@ static void columns_of(const struct rnn_parameter_gradients *gradients,
 void rnn_parameter_gradients_clear(const struct rnn_parameter_gradients *gradients,
                                    const rnn_team *team, int rank) {
     const size_t size = gradients->direction->real_size;
-    for (int share = first_share(gradients, team, rank); share < gradients->shares;
-         share += team->size)
+    for (int share = rank; share < gradients->shares; share += team->size)
         for (size_t s = 0; s < gradients->count; s++) {
             const struct rnn_gradient_set *set = &gradients->set[s];
             size_t begin, end;
@@ -234,8 +227,7 @@ static void add_table(const struct rnn_parameter_gradients *gradients,
 void rnn_parameter_gradients_add(const struct rnn_parameter_gradients *gradients,
                                  const struct rnn_gradient_chunk *chunk, const rnn_team *team,
                                  int rank) {
-    for (int share = first_share(gradients, team, rank); share < gradients->shares;
-         share += team->size)
+    for (int share = rank; share < gradients->shares; share += team->size)
         for (size_t s = 0; s < gradients->count; s++)
             add_to_set(gradients, &gradients->set[s], chunk, share);
 }
@@ -243,9 +235,7 @@ void rnn_parameter_gradients_add(const struct rnn_parameter_gradients *gradients
 /* The units [*begin, *end) whose peepholes are this rank's: a unit's sum is its own. */
 static void peepholes_of(const struct rnn_parameter_gradients *gradients, const rnn_team *team,
                          int rank, size_t *begin, size_t *end) {
-    *begin = *end = 0;
-    if (rank < team->size)
-        rnn_team_share(gradients->direction->padded, RNN_LANES, rank, team->size, begin, end);
+    rnn_team_share(gradients->direction->padded, RNN_LANES, rank, team->size, begin, end);
 }
 
 void rnn_peephole_gradients_add(const struct rnn_parameter_gradients *gradients, size_t rows,
@@ -306,8 +296,7 @@ static void finish_peepholes(const struct rnn_parameter_gradients *gradients, co
 
 void rnn_parameter_gradients_finish(const struct rnn_parameter_gradients *gradients,
                                     const rnn_team *team, int rank) {
-    for (int share = first_share(gradients, team, rank); share < gradients->shares;
-         share += team->size)
+    for (int share = rank; share < gradients->shares; share += team->size)
         for (size_t s = 0; s < gradients->count; s++) {
             if (gradients->set[s].looked_up) add_table(gradients, &gradients->set[s], share);
             finish_biases(gradients, &gradients->set[s], share);
