@@ -281,6 +281,7 @@ def test_the_engine_is_included_once():
 # two share a floor.
 FLOORS = {
     "_engine": 0,
+    "checks": 1,
     "config": 1,
     "arrays": 1,
     "threads": 1,

@@ -368,6 +368,7 @@ def test_save_and_load(name, tmp_path):
         (lambda: nn.Masked(value=0), "the last module is missing"),
         (lambda: nn.Masked(nn.Linear(2, 2), value=0), "the last module is Linear, expected"),
         (lambda: nn.Masked(nn.RNN(2, 2), value=np.nan), "value is nan, expected a finite"),
+        (lambda: nn.Masked(nn.RNN(2, 2), value=10**400), "value is 10*, expected a finite"),
         (lambda: nn.Masked(nn.RNN(2, 2), value=0, skipped="no"), "skipped is 'no', expected"),
         (
             lambda: nn.Masked(nn.RNN(2, 2, bidirectional=True), value=0, skipped="repeat"),

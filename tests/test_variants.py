@@ -283,6 +283,12 @@ def test_low_precision_sessions(case, weights):
         (nn.LSTM, {"cell_clip": -1}, "cell_clip is -1"),
         (nn.GRU, {"activations": ("tanh",) * 3}, "expected 2"),
         (nn.GRU, {"clip": np.nan}, "clip is nan"),
+        (nn.LSTM, {"clip": 1e-60}, "clip is 1e-60, expected a positive number in float32"),
+        (nn.LSTM, {"cell_clip": 1e60}, r"cell_clip is 1e\+60, .* in float32, or None"),
+        (nn.GRU, {"clip": 10**400, "dtype": "float64"}, "clip is 10*, expected a finite number"),
+        (nn.RNN, {"clip": 1e-60}, "clip is 1e-60"),
+        (nn.RNN, {"nonlinearity": ("elu", 1e300)}, r"1e\+300, expected a finite number in float32"),
+        (nn.GRU, {"activations": ("tanh", ("elu", 10**400))}, r"activations\[1\] has .* finite"),
         (nn.RNN, {"nonlinearity": "swish"}, "nonlinearity is 'swish'"),
         (nn.RNN, {"nonlinearity": ("elu", "x")}, "finite"),
     ],
@@ -290,6 +296,11 @@ def test_low_precision_sessions(case, weights):
 def test_bad_options(kind, options, text):
     with pytest.raises(ValueError, match=text):
         kind(3, 5, **options)
+
+
+def test_limits_that_float64_alone_can_hold():
+    assert nn.LSTM(3, 5, clip=1e-60, cell_clip=1e60, dtype="float64").clip == 1e-60
+    assert nn.RNN(3, 5, nonlinearity=("elu", 1e300), dtype="float64").nonlinearity[1] == 1e300
 
 
 def test_projected_states_have_their_own_width():

@@ -1,20 +1,10 @@
 """Activations as modules, with PyTorch's names, options and defaults."""
 # SPDX-License-Identifier: Apache-2.0
 
-import math
-
 from rnncore import functional
 from rnncore.activations import apply_map
+from rnncore.checks import number
 from rnncore.nn.module import Module
-
-
-def _number(value, name):
-    """`value` as a float; texts and truth values are none."""
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} is {value!r}, expected a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}, expected a finite number")
-    return float(value)
 
 
 class Activation(Module):
@@ -67,7 +57,7 @@ class LeakyReLU(Activation):
 
     def __init__(self, negative_slope=0.01):
         super().__init__()
-        self.negative_slope = _number(negative_slope, "negative_slope")
+        self.negative_slope = number(negative_slope, "negative_slope")
 
     @property
     def map(self):
@@ -87,7 +77,7 @@ class ELU(Activation):
 
     def __init__(self, alpha=1.0):
         super().__init__()
-        self.alpha = _number(alpha, "alpha")
+        self.alpha = number(alpha, "alpha")
 
     @property
     def map(self):
@@ -115,8 +105,8 @@ class Hardtanh(Activation):
 
     def __init__(self, min_val=-1.0, max_val=1.0):
         super().__init__()
-        self.min_val = _number(min_val, "min_val")
-        self.max_val = _number(max_val, "max_val")
+        self.min_val = number(min_val, "min_val")
+        self.max_val = number(max_val, "max_val")
         if not self.min_val < self.max_val:
             raise ValueError(f"max_val is {max_val}, expected above min_val = {min_val}")
 
@@ -140,8 +130,8 @@ class Softplus(Activation):
 
     def __init__(self, beta=1.0, threshold=20.0):
         super().__init__()
-        self.beta = _number(beta, "beta")
-        self.threshold = _number(threshold, "threshold")
+        self.beta = number(beta, "beta")
+        self.threshold = number(threshold, "threshold")
         if not self.beta > 0:
             raise ValueError(f"beta is {beta}, expected above 0")
 

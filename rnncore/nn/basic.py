@@ -4,8 +4,8 @@
 import numpy as np
 
 from rnncore import functional, random
+from rnncore.checks import number, real_dtype, size
 from rnncore.nn.module import Module, Parameter, options_repr
-from rnncore.nn.recurrent import real_dtype, size
 from rnncore.tensor import as_tensor
 
 
@@ -135,7 +135,7 @@ class LayerNorm(Module):
                 raise ValueError(f"normalized_shape is {shape}, expected the last axis alone")
             shape = shape[0]
         self.normalized_shape = (size(shape, "normalized_shape"),)
-        self.eps = float(eps)
+        self.eps = number(eps, "eps", 0)
         self.elementwise_affine = bool(elementwise_affine)
         self.dtype = real_dtype(dtype)
         affine = self.elementwise_affine

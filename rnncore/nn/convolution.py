@@ -4,8 +4,8 @@
 import numpy as np
 
 from rnncore import functional, random
+from rnncore.checks import real_dtype, size
 from rnncore.nn.module import Module, Parameter, options_repr
-from rnncore.nn.recurrent import real_dtype, size
 from rnncore.tensor import as_tensor
 from rnncore.windows import steps_after
 

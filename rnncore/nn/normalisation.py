@@ -4,8 +4,8 @@
 import numpy as np
 
 from rnncore import functional
+from rnncore.checks import number, real_dtype, size
 from rnncore.nn.module import Module, Parameter, options_repr
-from rnncore.nn.recurrent import real_dtype, size
 from rnncore.tensor import as_tensor
 
 
@@ -43,15 +43,11 @@ class BatchNorm1d(Module):
     ):
         super().__init__()
         self.num_features = size(num_features, "num_features")
-        self.eps = float(eps)
-        self.momentum = None if momentum is None else float(momentum)
+        self.eps = number(eps, "eps", 0)
+        self.momentum = None if momentum is None else number(momentum, "momentum", 0, 1)
         self.affine = bool(affine)
         self.track_running_stats = bool(track_running_stats)
         self.dtype = real_dtype(dtype)
-        if not self.eps >= 0:
-            raise ValueError(f"eps is {eps}, expected 0 or more")
-        if self.momentum is not None and not 0 <= self.momentum <= 1:
-            raise ValueError(f"momentum is {momentum}, expected 0 to 1 or None")
         shape = (self.num_features,)
         self.weight = Parameter(np.ones(shape, self.dtype)) if affine else None
         self.bias = Parameter(np.zeros(shape, self.dtype)) if affine else None

@@ -1,38 +1,15 @@
 """RNN, LSTM and GRU: stacks of recurrent layers with PyTorch's names, options and layout."""
 # SPDX-License-Identifier: Apache-2.0
 
-import operator
 from types import MappingProxyType
 
 import numpy as np
 
 from rnncore import functional, random
+from rnncore.checks import number, real_dtype, size
 from rnncore.nn import variants
 from rnncore.nn.module import Module, Parameter, options_repr
 from rnncore.tensor import Tensor, as_tensor
-
-
-def size(value, name, least=1):
-    """`value` as an int of at least `least`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, expected an integer") from None
-    if number < least:
-        raise ValueError(f"{name} is {number}, expected at least {least}")
-    return number
-
-
-def real_dtype(dtype):
-    """`dtype` as a NumPy dtype, float32 or float64."""
-    try:
-        found = None if dtype is None else np.dtype(dtype)
-    except (TypeError, ValueError, SyntaxError):  # what NumPy makes of texts it cannot read
-        found = None
-    if found is None or found not in (np.float32, np.float64):
-        raise ValueError(f"dtype is {dtype!r}, expected float32 or float64")
-    return found
-
 
 SHARED = MappingProxyType(
     {
@@ -81,17 +58,15 @@ class Recurrent(Module):
         self.num_layers = size(num_layers, "num_layers")
         self.bias = bool(bias)
         self.batch_first = bool(batch_first)
-        self.dropout = float(dropout)
+        self.dropout = number(dropout, "dropout", 0, 1)
         self.bidirectional = bool(bidirectional)
         self.proj_size = size(proj_size, "proj_size", 0)
-        self.activations = variants.activations(activations, len(self.usual), self.usual)
-        self.clip = variants.limit(clip, "clip")
-        self.cell_clip = variants.limit(cell_clip, "cell_clip")
-        self.learned_initial_state = bool(learned_initial_state)
         self.dtype = real_dtype(dtype)
+        self.activations = variants.activations(activations, self.usual, self.dtype)
+        self.clip = variants.limit(clip, "clip", self.dtype)
+        self.cell_clip = variants.limit(cell_clip, "cell_clip", self.dtype)
+        self.learned_initial_state = bool(learned_initial_state)
         self._peepholes = peepholes
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout is {dropout}, expected 0 to 1")
         if self.proj_size > self.hidden_size:
             raise ValueError(
                 f"proj_size is {self.proj_size}, expected at most hidden_size = {self.hidden_size}"
@@ -356,7 +331,7 @@ class RNN(Recurrent):
         learned_initial_state=False,
         dtype="float32",
     ):
-        found = variants.activation(nonlinearity, "nonlinearity")
+        found = variants.activation(nonlinearity, "nonlinearity", real_dtype(dtype))
         super().__init__(
             input_size,
             hidden_size,

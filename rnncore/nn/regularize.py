@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 from rnncore import functional
+from rnncore.checks import number
 from rnncore.nn.module import Module
 
 
@@ -15,9 +16,7 @@ class Dropout(Module):
 
     def __init__(self, p=0.5):
         super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"p is {p}, expected 0 to 1")
-        self.p = float(p)
+        self.p = number(p, "p", 0, 1)
 
     def forward(self, x):
         """Apply it."""

@@ -1,11 +1,10 @@
 """What stands around recurrent layers: last steps, directions merged or reversed, skipped steps."""
 # SPDX-License-Identifier: Apache-2.0
 
-import math
-
 import numpy as np
 
 from rnncore import functional
+from rnncore.checks import number
 from rnncore.nn.containers import Sequential
 from rnncore.nn.module import Module, options_repr
 from rnncore.nn.recurrent import Recurrent
@@ -186,17 +185,11 @@ class Masked(Sequential):
                 raise ValueError(
                     f"{type(module).__name__} changes the number of steps, and stands in a Masked"
                 )
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float, np.number))
-            or not math.isfinite(value)
-        ):
-            raise ValueError(f"value is {value!r}, expected a finite number")
         if skipped not in ("zero", "repeat"):
             raise ValueError(f'skipped is {skipped!r}, expected "zero" or "repeat"')
         if skipped == "repeat" and getattr(modules[-1], "bidirectional", False):
             raise ValueError('skipped is "repeat", expected "zero" after a bidirectional module')
-        self.value = float(value)
+        self.value = number(value, "value")
         self.skipped = skipped
         self.batch_first = bool(batch_first)
 

@@ -1,7 +1,9 @@
 """What cells may differ in from their plain form: activations, clipping."""
 # SPDX-License-Identifier: Apache-2.0
 
-import math
+import numpy as np
+
+from rnncore.checks import number
 
 ACTIVATIONS = {
     "sigmoid": (0.0, 0.0),
@@ -19,8 +21,8 @@ ACTIVATIONS = {
 """Names of activations, and their default alpha and beta; formulas and defaults are ONNX's."""
 
 
-def activation(value, name):
-    """`value`, a name or (name, alpha[, beta]), as (name, alpha, beta)."""
+def activation(value, name, dtype=np.float64):
+    """`value`, a name or (name, alpha[, beta]), as (name, alpha, beta), finite in `dtype`."""
     given = (value,) if isinstance(value, str) else value
     if (
         not isinstance(given, (tuple, list))
@@ -32,30 +34,41 @@ def activation(value, name):
             f"{name} is {value!r}, expected one of {', '.join(ACTIVATIONS)}, "
             "or a tuple of it with alpha and beta"
         )
-    numbers = []
-    for default, number in zip(ACTIVATIONS[given[0]], (*given[1:], None, None), strict=False):
-        number = default if number is None else number
-        if not isinstance(number, (int, float)) or not math.isfinite(number):
-            raise ValueError(f"{name} has the parameter {number!r}, expected a finite number")
-        numbers.append(float(number))
+    numbers, largest = [], float(np.finfo(dtype).max)
+    for default, parameter in zip(ACTIVATIONS[given[0]], (*given[1:], None, None), strict=False):
+        parameter = default if parameter is None else parameter
+        # Compared, not converted: an integer may be beyond all floats.
+        if not isinstance(parameter, (int, float)) or not abs(parameter) <= largest:
+            raise ValueError(
+                f"{name} has the parameter {parameter!r:.80}, expected a finite number in "
+                f"{np.dtype(dtype)}"
+            )
+        numbers.append(float(parameter))
     return (given[0], *numbers)
 
 
-def activations(values, count, usual):
-    """`count` activations as a tuple of (name, alpha, beta); None where all are usual."""
+def activations(values, usual, dtype):
+    """As many activations as usual as a tuple of (name, alpha, beta); None: they are the usual."""
     if values is None:
         return None
-    if not isinstance(values, (tuple, list)) or len(values) != count:
-        raise ValueError(f"activations is {values!r}, expected {count} of them")
-    found = tuple(activation(v, f"activations[{k}]") for k, v in enumerate(values))
+    if not isinstance(values, (tuple, list)) or len(values) != len(usual):
+        raise ValueError(f"activations is {values!r}, expected {len(usual)} of them")
+    found = tuple(activation(v, f"activations[{k}]", dtype) for k, v in enumerate(values))
     return None if tuple(name for name, _, _ in found) == usual else found
 
 
-def limit(value, name):
-    """`value`, where something is clipped, as a float; None: it is not."""
+def limit(value, name, dtype=np.float64):
+    """`value`, where something is clipped, as a float; None: it is not.
+
+    The engine rounds it to `dtype`, where it must still be positive and finite.
+    """
     if value is None:
         return None
-    number = float(value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} is {value}, expected a positive number or None")
-    return number
+    found = number(value, name)
+    with np.errstate(over="ignore"):
+        rounded = np.dtype(dtype).type(found)
+    if not 0 < rounded < np.inf:
+        raise ValueError(
+            f"{name} is {value}, expected a positive number in {rounded.dtype}, or None"
+        )
+    return found
