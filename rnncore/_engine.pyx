@@ -196,6 +196,14 @@ def empty(Engine engine not None, shape, dtype):
     return flat.view(dtype).reshape(shape)
 
 
+def array_of(value, str name):
+    """`value` as an array; where its parts do not fit together, an error that names it."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is {type(value).__name__}, expected an array: {error}") from None
+
+
 cdef int real_type(array, str name) except -1:
     """NumPy's type number of an array that must be float32 or float64."""
     if not cnp.PyArray_Check(array):
@@ -230,7 +238,7 @@ cdef str dtype_name(int number):
 cdef cnp.ndarray token_array(array, str name):
     """Integers as aligned C-ordered int64, converted only if no value changes."""
     if not cnp.PyArray_Check(array):
-        array = np.asarray(array)
+        array = array_of(array, name)
     if cnp.PyArray_TYPE(<cnp.ndarray>array) != cnp.NPY_INT64:
         if array.dtype.kind not in "iu" or not np.can_cast(array.dtype, np.int64, "safe"):
             raise TypeError(f"{name} has dtype {array.dtype}, expected integers that fit int64")
@@ -259,7 +267,7 @@ cdef void *data(array) noexcept:
 
 
 cdef cnp.ndarray lengths_array(lengths, Py_ssize_t rows):
-    array = np.asarray(lengths)
+    array = array_of(lengths, "lengths")
     if array.ndim != 1 or array.shape[0] != rows:
         raise ValueError(f"lengths has shape {array.shape}, expected (batch,) = ({rows},)")
     if array.dtype.kind not in "iu" and array.size > 0:

@@ -110,7 +110,7 @@ class Session:
 
         Of a model that ends with a LastStep those among which it takes the last.
         """
-        lengths = np.asarray(lengths)
+        lengths = _engine.array_of(lengths, "lengths")
         if lengths.size and (lengths.dtype.kind not in "iu" or lengths.min() < 0):
             raise ValueError(f"lengths is {lengths!r:.80}, expected integers of at least 0")
         flat = [self._core.steps(int(n)) for n in lengths.ravel()]

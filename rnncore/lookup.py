@@ -96,7 +96,7 @@ class Lookup:
 
 def _integers(indices):
     """Indices as int64 in C order."""
-    indices = np.asarray(indices.data if isinstance(indices, Tensor) else indices)
+    indices = _engine.array_of(indices.data if isinstance(indices, Tensor) else indices, "input")
     if indices.size == 0 and indices.dtype.kind == "f":
         indices = indices.astype(np.int64)
     if indices.dtype.kind not in "iu":

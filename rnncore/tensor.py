@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from rnncore._engine import array_of
 from rnncore.arrays import compute, empty
 from rnncore.tape import Node, back_propagate, needs_grad
 
@@ -37,13 +38,12 @@ class Tensor:
         if isinstance(data, Tensor):
             data = data.data
         given = isinstance(data, (np.ndarray, np.generic))
-        array = np.asarray(data)
+        array = array_of(data, "data")
         if dtype is not None:
             array = _converted(array, np.dtype(dtype), "data", given)
         elif not given and array.dtype == np.float64:
             array = array.astype(np.float32)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"data has dtype {array.dtype}, expected numbers")
+        _expect_numbers(array, "data")
         if requires_grad and array.dtype not in (np.float32, np.float64):
             raise TypeError(
                 f"requires_grad needs data of dtype float32 or float64, got {array.dtype}"
@@ -140,7 +140,7 @@ class Tensor:
                 )
             return np.ones(self.shape, self.dtype)
         array = _converted(
-            np.asarray(gradient.data if isinstance(gradient, Tensor) else gradient),
+            array_of(gradient.data if isinstance(gradient, Tensor) else gradient, "gradient"),
             self.dtype,
             "gradient",
             isinstance(gradient, (np.ndarray, np.generic, Tensor)),
@@ -250,7 +250,7 @@ class Tensor:
     @_quiet
     def __pow__(self, exponent):
         """A ** exponent, for a Python number as exponent."""
-        if isinstance(exponent, (Tensor, np.ndarray)):
+        if not isinstance(exponent, (int, float, np.number)):
             raise TypeError(f"exponent is {type(exponent).__name__}, expected a Python number")
         if isinstance(exponent, np.generic):
             exponent = exponent.item()  # a number of no dtype: the tensor keeps its own
@@ -419,19 +419,24 @@ def as_tensor(value, dtype=None, name="input"):
             return value
         return value.astype(dtype, name)
     given = isinstance(value, (np.ndarray, np.generic))
-    array = np.asarray(value)
+    array = array_of(value, name)
     if dtype is not None:
         array = _converted(array, np.dtype(dtype), name, given)
         return Tensor(array)
+    _expect_numbers(array, name)
     return Tensor(value)
+
+
+def _expect_numbers(array, name):
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} has dtype {array.dtype}, expected numbers")
 
 
 def _converted(array, dtype, name, given):
     """`array` as `dtype`: arrays a caller made must fit without loss, Python numbers may round."""
     if array.dtype == dtype:
         return array
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} has dtype {array.dtype}, expected numbers")
+    _expect_numbers(array, name)
     if given and not np.can_cast(array.dtype, dtype, "safe"):
         raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype}")
     if not given and dtype.kind in "iu" and array.dtype.kind == "f" and array.size:

@@ -232,6 +232,8 @@ def test_tokens_that_are_none(tokens):
         (lambda: nn.LayerNorm(4)(X.astype("f8")), TypeError, "input has dtype float64"),
         (lambda: nn.Tanh()(X.astype("i8")), TypeError, "int64"),
         (lambda: nn.Tanh()(X.astype("f2")), TypeError, "float16"),
+        (lambda: nn.Tanh()("abc"), TypeError, "input has dtype <U3, expected numbers"),
+        (lambda: Tensor(X) ** "a", TypeError, "exponent is str, expected a Python number"),
         (lambda: functional.dropout(Tensor(X), 1.5), ValueError, "p is 1.5"),
     ],
 )
@@ -246,6 +248,33 @@ def test_threads_are_at_least_one():
             rnncore.set_num_threads(n)
     with pytest.raises(TypeError):
         rnncore.set_num_threads(1.5)
+
+
+UNEVEN = [[1, 2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: nn.LSTM(3, 4)(UNEVEN), "input"),
+        (lambda: nn.LSTM(4, 6)(X, lengths=UNEVEN), "lengths"),
+        (lambda: nn.LSTM(4, 6)(X, (UNEVEN, UNEVEN)), "h_0"),
+        (lambda: nn.Tanh()(UNEVEN), "input"),
+        (lambda: nn.Embedding(7, 3)(UNEVEN), "input"),
+        (lambda: nn.Reverse()(UNEVEN), "input"),
+        (lambda: nn.LastStep()(X, UNEVEN), "lengths"),
+        (lambda: Tensor(UNEVEN), "data"),
+        (lambda: Tensor(X) + UNEVEN, "other"),
+        (lambda: Tensor(X, requires_grad=True).backward(UNEVEN), "gradient"),
+        (lambda: rnncore.Session(nn.LSTM(4, 6)).run(X, UNEVEN), "lengths"),
+        (lambda: rnncore.Session(nn.LSTM(4, 6)).output_lengths(UNEVEN), "lengths"),
+        (lambda: rnncore.Session(nn.Embedding(7, 3)).run(UNEVEN), "x"),
+        (lambda: rnncore.Session(nn.Embedding(7, 3)).stream().step(UNEVEN), "x"),
+    ],
+)
+def test_lists_of_uneven_parts(call, name):
+    with pytest.raises(ValueError, match=f"^{name} is list, expected an array: "):
+        call()
 
 
 # ---- NaN and infinity ---------------------------------------------------------------------------

@@ -212,6 +212,10 @@ FAULTS = {
     "integers": ({"scale": np.zeros(2, "i2")}, ["scale has dtype int16"]),
     "booleans": ({"scale": np.zeros(2, "?")}, ["scale has dtype bool"]),
     "complex": ({"scale": np.zeros(2, "c8")}, ["scale has dtype complex64"]),
+    "uneven": (
+        {"scale": [[1.0, 2.0], [3.0]], "more": 1},
+        ["scale is list, expected an array: ", "unexpected more"],
+    ),
     "all": (
         {"scale": None, "more": 1, "inner.0.bias": np.zeros(1, "f4"),
          "last.bias_hh_l0": np.zeros(2)},
@@ -367,6 +371,7 @@ def test_repr_tells_cells_apart(module):
         (lambda: nn.BatchNorm1d(3, momentum=2), ValueError, "momentum is 2, expected 0 to 1"),
         (lambda: nn.LeakyReLU(10**400), ValueError, "negative_slope is 10*, expected a finite"),
         (lambda: nn.LeakyReLU(np.zeros(2)), TypeError, "negative_slope is array"),
+        (lambda: nn.LSTM(2, 3).load_state_dict(None), TypeError, "state_dict is NoneType"),
     ],
 )
 def test_bad_constructor_arguments(call, error, match):

@@ -1,8 +1,11 @@
 """Modules: named parameters, nested, that can be trained, saved and described."""
 # SPDX-License-Identifier: Apache-2.0
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from rnncore._engine import array_of
 from rnncore.tensor import Tensor
 
 
@@ -202,7 +205,11 @@ class Module:
         ------
         ValueError
             Listing every name that is missing, unexpected or does not fit; nothing is changed then.
+        TypeError
+            If `state_dict` is no mapping.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict is {type(state_dict).__name__}, expected a mapping")
         own = dict(self._every_array())
         faults = []
         if strict:
@@ -213,7 +220,11 @@ class Module:
             if name not in state_dict:
                 continue
             value = state_dict[name]
-            array = np.asarray(value.data if isinstance(value, Tensor) else value)
+            try:
+                array = array_of(value.data if isinstance(value, Tensor) else value, name)
+            except ValueError as error:
+                faults.append(str(error))
+                continue
             kinds = "f" if target.dtype.kind == "f" else "iu"
             if array.shape != target.shape:
                 faults.append(f"{name} has shape {array.shape}, expected {target.shape}")

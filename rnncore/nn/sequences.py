@@ -4,6 +4,7 @@
 import numpy as np
 
 from rnncore import functional
+from rnncore._engine import array_of
 from rnncore.checks import number
 from rnncore.nn.containers import Sequential
 from rnncore.nn.module import Module, options_repr
@@ -268,7 +269,7 @@ class Masked(Sequential):
 
 def _tokens_or_tensor(x):
     """`x` as an array of integers, or as a tensor of reals."""
-    data = x.data if isinstance(x, Tensor) else np.asarray(x)
+    data = x.data if isinstance(x, Tensor) else array_of(x, "input")
     return data if data.dtype.kind in "iu" and data.ndim == 2 else as_tensor(x)
 
 
@@ -286,7 +287,7 @@ def _lengths(lengths, rows, steps):
     """`lengths` checked, as an array; all steps by default."""
     if lengths is None:
         return np.full(rows, steps)
-    found = np.asarray(lengths.data if isinstance(lengths, Tensor) else lengths)
+    found = array_of(lengths.data if isinstance(lengths, Tensor) else lengths, "lengths")
     if found.shape != (rows,) or (found.size and found.dtype.kind not in "iu"):
         raise ValueError(f"lengths is {found.dtype} {found.shape}, expected integers ({rows},)")
     if found.size and (found.min() < 0 or found.max() > steps):
