@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import os
+import sys
 
 import numpy as np
 
 from rnncore import _engine, config
 from rnncore._engine import Stream
+from rnncore.checks import size
 from rnncore.nn.activation import Activation, Softmax
 from rnncore.nn.basic import Embedding, LayerNorm, Linear
 from rnncore.nn.containers import Sequential
@@ -17,9 +19,12 @@ from rnncore.nn.recurrent import Recurrent
 from rnncore.nn.regularize import Dropout
 from rnncore.nn.sequences import Masked, MergeDirections
 from rnncore.segments import Chain, ChainStream, needs_chain
-from rnncore.threads import get_num_threads
+from rnncore.threads import THREADS_MAX, get_num_threads
 
 __all__ = ["Session", "Stream"]
+
+LENGTH_MAX = 2**62
+"""Steps of a sequence at most: what convolutions add around them then fits int64 too."""
 
 
 class Session:
@@ -61,9 +66,7 @@ class Session:
             weights = kept if weights is None else weights
         if not isinstance(model, Module):
             raise TypeError(f"model_or_path is {type(model).__name__}, expected a Module or a path")
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads is {threads}, expected at least 1")
-        self._threads = threads
+        self._threads = None if threads is None else size(threads, "threads", most=THREADS_MAX)
         self._single = isinstance(model, Recurrent)
         every, modules = list(model.modules()), list(_flat(model))
         if not any(hasattr(m, "dtype") for m in every):
@@ -111,8 +114,11 @@ class Session:
         Of a model that ends with a LastStep those among which it takes the last.
         """
         lengths = _engine.array_of(lengths, "lengths")
-        if lengths.size and (lengths.dtype.kind not in "iu" or lengths.min() < 0):
-            raise ValueError(f"lengths is {lengths!r:.80}, expected integers of at least 0")
+        whole = lengths.dtype.kind in "iu"
+        if lengths.size and not (whole and lengths.min() >= 0 and lengths.max() <= LENGTH_MAX):
+            raise ValueError(
+                f"lengths is {lengths!r:.80}, expected integers of at least 0 and at most 2**62"
+            )
         flat = [self._core.steps(int(n)) for n in lengths.ravel()]
         return np.array(flat, np.int64).reshape(lengths.shape)
 
@@ -153,6 +159,7 @@ class Session:
             If a layer needs whole sequences: if it is bidirectional, an nn.Masked or nn.Reverse, or
             a convolution not causal with stride 1.
         """
+        batch = size(batch, "batch", 0, sys.maxsize)
         threads = get_num_threads() if self._threads is None else self._threads
         if isinstance(self._core, Chain):
             return ChainStream(self._core.streams(batch, threads, Stream), self)
@@ -188,7 +195,7 @@ def _weight_format(weights, model, dtype):
     """The format of a session's weights, after checking that it fits the model's type."""
     if weights is None:
         return str(np.dtype(dtype))
-    if weights not in _engine.WEIGHT_FORMATS:
+    if not isinstance(weights, str) or weights not in _engine.WEIGHT_FORMATS:
         raise ValueError(
             f"weights is {weights!r}, expected one of {', '.join(_engine.WEIGHT_FORMATS)}"
         )

@@ -9,6 +9,8 @@ import functools
 
 import numpy as np
 
+from rnncore.checks import size
+
 
 @functools.cache
 def generator():
@@ -18,7 +20,7 @@ def generator():
 
 def manual_seed(seed):
     """Start the source anew from `seed`, an integer of at least 0."""
-    generator().bit_generator.state = np.random.PCG64(seed).state
+    generator().bit_generator.state = np.random.PCG64(size(seed, "seed", 0)).state
 
 
 def get_state():

@@ -1,9 +1,11 @@
 """How many threads an operation may use."""
 # SPDX-License-Identifier: Apache-2.0
 
-import operator
-
 from rnncore import _engine
+from rnncore.checks import size
+
+THREADS_MAX = 2**31 - 1
+"""What the engine takes at most: an int of C."""
 
 _threads = _engine.default_threads()
 
@@ -22,10 +24,7 @@ def set_num_threads(n):
     Parameters
     ----------
     n : int
-        At least 1. Work too small to share runs on one thread whatever this says.
+        From 1 to 2**31 - 1. Work too small to share runs on one thread whatever this says.
     """
     global _threads
-    n = operator.index(n)
-    if n < 1:
-        raise ValueError(f"n is {n}, expected at least 1")
-    _threads = n
+    _threads = size(n, "n", most=THREADS_MAX)

@@ -243,11 +243,24 @@ def test_bad_input_of_the_other_layers(call, error, match):
 
 
 def test_threads_are_at_least_one():
-    for n in (0, -1):
-        with pytest.raises(ValueError, match="n is"):
+    before = rnncore.get_num_threads()
+    for n in (0, -1, 2**31):
+        with pytest.raises(ValueError, match=f"n is {n}, expected at"):
             rnncore.set_num_threads(n)
-    with pytest.raises(TypeError):
-        rnncore.set_num_threads(1.5)
+    for n in (1.5, "2", None):
+        with pytest.raises(TypeError, match=f"n is {n!r}, expected an integer"):
+            rnncore.set_num_threads(n)
+    assert rnncore.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("seed", "error"), [(None, TypeError), ("a", TypeError), (1.5, TypeError), (-1, ValueError)]
+)
+def test_a_seed_is_an_integer_of_at_least_0(seed, error):
+    before = rnncore.random.get_state()
+    with pytest.raises(error, match=f"seed is {seed!r}, expected"):
+        rnncore.manual_seed(seed)
+    assert rnncore.random.get_state() == before
 
 
 UNEVEN = [[1, 2], [3]]

@@ -479,7 +479,25 @@ class Mine(nn.Module):
         (lambda: rnncore.Session(nn.Dropout(0.5)), ValueError, "no layer with a dtype"),
         (lambda: rnncore.Session("missing.safetensors"), FileNotFoundError, "missing"),
         (lambda: rnncore.Session(nn.LSTM(2, 2), threads=0), ValueError, "threads"),
+        (lambda: rnncore.Session(nn.LSTM(2, 2), threads="2"), TypeError, "threads is '2'"),
+        (lambda: rnncore.Session(nn.LSTM(2, 2), threads=1.5), TypeError, "threads is 1.5"),
+        (
+            lambda: rnncore.Session(nn.LSTM(2, 2), threads=2**31),
+            ValueError, "threads is 2147483648, expected at most 2147483647",
+        ),
+        (lambda: rnncore.Session(nn.LSTM(2, 2), weights=["int8"]), ValueError, "weights is .'int8"),
         (lambda: rnncore.Session(nn.LSTM(2, 2)).stream(-1), ValueError, "batch"),
+        (lambda: rnncore.Session(nn.LSTM(2, 2)).stream(1.5), TypeError, "batch is 1.5, expected"),
+        (lambda: rnncore.Session(nn.LSTM(2, 2)).stream(None), TypeError, "batch is None"),
+        (lambda: rnncore.Session(nn.LSTM(2, 2)).stream(2**70), ValueError, "batch is 1180591"),
+        (
+            lambda: rnncore.Session(nn.LSTM(2, 2)).output_lengths([2**63]),
+            ValueError, r"lengths is array\(\[9223372036854775808\].* expected integers",
+        ),
+        (
+            lambda: rnncore.Session(nn.Conv1d(2, 2, 1, padding=1)).output_lengths([2**63 - 1]),
+            ValueError, "lengths is .* at most 2",
+        ),
         (
             lambda: rnncore.Session(nn.Sequential(nn.LSTM(2, 2), nn.Linear(3, 2))),
             ValueError, r"weight has shape \(2, 3\)",
