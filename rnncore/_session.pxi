@@ -83,6 +83,11 @@ cdef class Session:
     def __dealloc__(self):
         rnn_session_free(self.handle)
 
+    def __reduce__(self):
+        """Packed weights are this process's and this CPU's: they are made anew elsewhere."""
+        raise TypeError("a Session cannot be pickled or copied: pass on the model's path or the "
+                        "module, and make a session of it there")
+
     @property
     def nbytes(self):
         """Bytes that the weights and biases of all layers take, as they are kept."""
@@ -389,6 +394,11 @@ cdef class Stream:
 
     def __dealloc__(self):
         rnn_stream_free(self.handle)
+
+    def __reduce__(self):
+        """As of a session."""
+        raise TypeError("a Stream cannot be pickled or copied: pass on the model's path or the "
+                        "module, and make a session and its stream there")
 
     cdef cnp.ndarray input_array(self, x):
         """x checked; converted only if it is not what the engine reads."""

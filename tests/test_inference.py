@@ -1,6 +1,8 @@
 """Sessions and streams give the module's own numbers, bit for bit."""
 # SPDX-License-Identifier: Apache-2.0
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -519,3 +521,12 @@ class Mine(nn.Module):
 def test_what_cannot_be_a_session(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+@pytest.mark.parametrize("layers", [(), (nn.LastStep(),)])
+def test_sessions_and_streams_are_not_copied(layers, copied):
+    session = rnncore.Session(nn.Sequential(nn.LSTM(2, 2), *layers))
+    for thing, kind in ((session, "Session"), (session.stream(), "Stream")):
+        with pytest.raises(TypeError, match=f"a {kind} cannot be .* the model's path"):
+            copied(thing)
