@@ -4,10 +4,12 @@
 import copy
 import math
 import numbers
+from collections.abc import Mapping
 
 import numpy as np
 
 from rnncore import _engine, config
+from rnncore.checks import number
 from rnncore.tensor import Tensor
 from rnncore.threads import get_num_threads
 
@@ -25,7 +27,7 @@ class Optimizer:
     def __init__(self, params, lr):
         if isinstance(params, Tensor):
             raise TypeError("params is one tensor, expected an iterable of parameters")
-        self.params = list(params)
+        self.params = _listed(params, "params")
         if not self.params:
             raise ValueError("params is empty, expected at least one parameter")
         seen = {}
@@ -49,6 +51,7 @@ class Optimizer:
 
     def step(self):
         """Update each parameter that has a gradient, in place."""
+        self._check()
         engine = config.engine()
         for index, parameter in enumerate(self.params):
             if parameter.grad is not None:
@@ -80,16 +83,20 @@ class Optimizer:
 
         Raises
         ------
-        ValueError
+        ValueError, TypeError
             If it does not fit; nothing is changed then.
         """
+        _expect_dict(state_dict, "state_dict")
         missing = {"options", "state"} - set(state_dict)
         if missing:
             raise ValueError(f"state_dict lacks {sorted(missing)}, expected options and state")
         options, states = state_dict["options"], state_dict["state"]
+        _expect_dict(options, "options of state_dict")
+        if not isinstance(states, (list, tuple)):
+            raise TypeError(f"state of state_dict is {type(states).__name__}, expected a list")
         if set(options) != set(self._options()):
             raise ValueError(
-                f"state_dict has options {sorted(options)}, expected {sorted(self._options())}"
+                f"state_dict has options {list(options)}, expected {list(self._options())}"
             )
         if len(states) != len(self.params):
             raise ValueError(
@@ -122,13 +129,14 @@ def _check_grad(parameter, index):
 
 def _fits(state, start, name):
     """Raise ValueError unless a parameter's state has the entries that `start` has."""
+    _expect_dict(state, name)
     if set(state) != set(start):
-        raise ValueError(f"{name} has {sorted(state)}, expected {sorted(start)}")
+        raise ValueError(f"{name} has {list(state)}, expected {list(start)}")
     for key, expected in start.items():
         value = state[key]
         if not isinstance(expected, np.ndarray):
-            if not isinstance(value, numbers.Real) or not value >= 0:
-                raise ValueError(f"{name} has {key} = {value!r}, expected a number of at least 0")
+            if not isinstance(value, numbers.Integral) or not value >= 0:
+                raise ValueError(f"{name} has {key} = {value!r}, expected an integer of at least 0")
         elif not isinstance(value, np.ndarray) or value.dtype != expected.dtype:
             found = getattr(value, "dtype", type(value).__name__)
             raise ValueError(f"{key} in {name} has dtype {found}, expected {expected.dtype}")
@@ -143,8 +151,25 @@ def _copied(state):
     return {n: np.array(v, order="C") if isinstance(v, arrays) else v for n, v in state.items()}
 
 
+def _listed(tensors, name):
+    """What an iterable of parameters gives, as a list."""
+    try:
+        given = iter(tensors)
+    except TypeError:
+        raise TypeError(
+            f"{name} is {type(tensors).__name__}, expected an iterable of parameters, such as "
+            "model.parameters()"
+        ) from None
+    return list(given)
+
+
+def _expect_dict(value, name):
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is {type(value).__name__}, expected a dict")
+
+
 def _least(name, value, least=0.0, below=math.inf):
-    if not least <= value < below:
+    if not least <= number(value, name) < below:
         limit = "" if below == math.inf else f" and below {below}"
         raise ValueError(f"{name} is {value}, expected at least {least}{limit}")
     return value
@@ -176,6 +201,7 @@ class SGD(Optimizer):
     def _check(self):
         super()._check()
         _least("momentum", self.momentum)
+        number(self.dampening, "dampening")
         _least("weight_decay", self.weight_decay)
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError("nesterov needs a momentum and zero dampening")
@@ -217,14 +243,17 @@ class Adam(Optimizer):
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0):
         super().__init__(params, lr)
-        self.betas = tuple(betas)
+        try:
+            self.betas = tuple(betas)
+        except TypeError:
+            raise TypeError(f"betas is {betas!r}, expected two numbers") from None
         self.eps = eps
         self.weight_decay = weight_decay
         self._check()
 
     def _check(self):
         super()._check()
-        if len(self.betas) != 2:
+        if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
             raise ValueError(f"betas is {self.betas}, expected two numbers")
         for index, beta in enumerate(self.betas):
             _least(f"betas[{index}]", beta, below=1)
@@ -331,6 +360,11 @@ class RMSprop(Optimizer):
 
 def _gradients(parameters):
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters
+    parameters = _listed(parameters, "parameters")
+    for index, parameter in enumerate(parameters):
+        if not isinstance(parameter, Tensor):
+            found = type(parameter).__name__
+            raise TypeError(f"parameters[{index}] is {found}, expected a parameter")
     return [p.grad for p in parameters if p.grad is not None]
 
 
@@ -353,7 +387,7 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, error_if_nonfinite=Fals
     """
     _least("max_norm", max_norm)
     grads = _gradients(parameters)
-    norm = _norm(grads, float(norm_type))
+    norm = _norm(grads, norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(f"the norm of the gradients is {norm}, expected a finite number")
     scale = max_norm / (norm + 1e-6)
@@ -370,9 +404,9 @@ def _norm(grads, norm_type):
         squares = [_engine.sum_squares(engine, g) for g in grads]
         # fsum raises where infinities or the sum overflow; NaN and infinity are data
         return math.sqrt(math.fsum(squares) if math.isfinite(sum(squares)) else sum(squares))
-    if norm_type == math.inf:
+    if norm_type in (math.inf, "inf"):
         return float(np.max([np.max(np.abs(g), initial=0) for g in grads], initial=0))
-    raise ValueError(f"norm_type is {norm_type}, expected 2 or inf")
+    raise ValueError(f"norm_type is {norm_type!r}, expected 2 or inf")
 
 
 def clip_grad_value_(parameters, clip_value):

@@ -195,6 +195,13 @@ STATES = {
     "no step": lambda s: _with(s, step=None),
     "a step below zero": lambda s: _with(s, step=-1),
     "an option out of range": lambda s: {**s, "options": {**s["options"], "eps": -1.0}},
+    "options that are none": lambda s: {**s, "options": None},
+    "an option of another name": lambda s: {**s, "options": {**s["options"], 1: 2}},
+    "a text as option": lambda s: {**s, "options": {**s["options"], "lr": "x"}},
+    "one beta": lambda s: {**s, "options": {**s["options"], "betas": 0.9}},
+    "no list of states": lambda s: {**s, "state": None},
+    "a number as state": lambda s: {**s, "state": [3, *s["state"][1:]]},
+    "half a step": lambda s: _with(s, step=1.5),
     "three betas": lambda s: {**s, "options": {**s["options"], "betas": (0.9, 0.9, 0.9)}},
 }
 
@@ -206,7 +213,7 @@ def test_a_state_that_does_not_fit_changes_nothing(name):
     walk(optimizer, parameters, grads[:2])
     before = copy.deepcopy(optimizer.state_dict())
     given = {**before, "options": {**before["options"], "lr": 9}}
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises((ValueError, TypeError), match="expected"):
         optimizer.load_state_dict(STATES[name](given))
     after = optimizer.state_dict()
     assert after["options"] == before["options"]
@@ -316,7 +323,7 @@ def test_clip_by_the_largest_magnitude():
     for parameter, grad in zip(parameters, grads, strict=True):
         np.testing.assert_allclose(parameter.grad, grad / 2, rtol=1e-6)
     assert optim.clip_grad_norm_([], 1.0, math.inf) == 0.0
-    with pytest.raises(ValueError, match=r"norm_type is 1.0, expected 2 or inf"):
+    with pytest.raises(ValueError, match=r"norm_type is 1, expected 2 or inf"):
         optim.clip_grad_norm_(parameters, 2.0, 1)
 
 
@@ -380,6 +387,24 @@ P = nn.Parameter(np.zeros(2))
         (lambda: optim.RMSprop([P], momentum=-1), ValueError, "momentum is -1"),
         (lambda: optim.clip_grad_norm_([P], -1), ValueError, "max_norm is -1"),
         (lambda: optim.clip_grad_value_([P], -1), ValueError, "clip_value is -1"),
+        (lambda: optim.SGD(nn.LSTM(2, 3)), TypeError, "params is LSTM, expected an iterable"),
+        (lambda: optim.SGD([P], lr="x"), TypeError, "lr is 'x', expected a number"),
+        (lambda: optim.SGD([P], lr=10**400), ValueError, "lr is 10*, expected a finite number"),
+        (lambda: optim.SGD([P], momentum=None), TypeError, "momentum is None"),
+        (lambda: optim.SGD([P], dampening="x"), TypeError, "dampening is 'x'"),
+        (lambda: optim.SGD([P], dampening=math.nan), ValueError, "dampening is nan"),
+        (lambda: optim.AdamW([P], weight_decay="x"), TypeError, "weight_decay is 'x'"),
+        (lambda: optim.Adam([P], betas=0.9), TypeError, "betas is 0.9, expected two numbers"),
+        (lambda: optim.Adam([P], betas=(0.9, "x")), TypeError, r"betas\[1\] is 'x'"),
+        (lambda: optim.RMSprop([P], alpha="x"), TypeError, "alpha is 'x'"),
+        (lambda: optim.RMSprop([P], eps=True), TypeError, "eps is True, expected a number"),
+        (lambda: optim.Adam([P]).load_state_dict(None), TypeError, "state_dict is NoneType"),
+        (lambda: optim.clip_grad_norm_(None, 1), TypeError, "parameters is NoneType, expected"),
+        (lambda: optim.clip_grad_norm_([3], 1), TypeError, r"parameters\[0\] is int"),
+        (lambda: optim.clip_grad_norm_([P], "x"), TypeError, "max_norm is 'x'"),
+        (lambda: optim.clip_grad_norm_([P], 1, "x"), ValueError, "norm_type is 'x'"),
+        (lambda: optim.clip_grad_value_(3, 1), TypeError, "parameters is int, expected"),
+        (lambda: optim.clip_grad_value_([P], "x"), TypeError, "clip_value is 'x'"),
     ],
 )
 def test_errors(call, error, match):
@@ -397,3 +422,13 @@ def test_a_gradient_that_does_not_fit():
             optimizer.step()
         assert_same_bits(first.data, np.zeros(2))
         assert optimizer.state == [None, None]
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", -1), ("lr", "x"), ("betas", 0.9)])
+def test_an_option_set_between_steps_that_does_not_fit(name, value):
+    """Refused by name, before the first parameter's step is counted."""
+    optimizer = optim.Adam(with_gradients(np.ones(2)))
+    setattr(optimizer, name, value)
+    with pytest.raises((ValueError, TypeError), match=f"{name} is {value!r}, expected"):
+        optimizer.step()
+    assert optimizer.state == [None]
