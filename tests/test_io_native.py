@@ -213,10 +213,11 @@ def test_a_file_is_not_readable_by_less_than_the_umask_allows(path, monkeypatch)
 
 
 def test_where_nothing_can_be_written(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        rnncore.save(nn.Linear(1, 1), tmp_path / "missing" / "model.safetensors")
-    with pytest.raises(IsADirectoryError):
-        rnncore.save(nn.Linear(1, 1), tmp_path)
+    """The error names the path that was asked for, and not the file beside it."""
+    missing = tmp_path / "missing" / "model.safetensors"
+    for path, error in ((missing, FileNotFoundError), (tmp_path, IsADirectoryError)):
+        with pytest.raises(error, match=rf"\] [^']*: '{path}'$"):
+            rnncore.save(nn.Linear(1, 1), path)
     assert not list(tmp_path.iterdir())
 
 
@@ -236,6 +237,25 @@ def test_what_cannot_be_written(path, tensors, metadata, error, match):
     with pytest.raises(error, match=match):
         write_safetensors(path, tensors, metadata)
     assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"model": None}, "model is NoneType, expected a Module"),
+        ({"path": None}, "path is None, expected a text or a path"),
+        ({"metadata": 3}, "metadata is int, expected a dict of texts"),
+    ],
+)
+def test_what_save_does_not_take(path, change, match):
+    with pytest.raises(TypeError, match=match):
+        rnncore.save(**{"model": nn.Linear(1, 1), "path": path, **change})
+    assert not list(path.parent.iterdir())
+
+
+def test_a_path_that_is_none():
+    with pytest.raises(TypeError, match="path is None, expected a text or a path"):
+        rnncore.load(None)
 
 
 def test_the_key_of_the_architecture_is_ours(path):

@@ -3,11 +3,13 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from rnncore.io import low
+from rnncore.nn.module import Module
 
 FORMAT = 1
 KEY = "rnncore"
@@ -39,6 +41,10 @@ def save(model, path, metadata=None, weights=None):
         Reading gives float32 again, the numbers that were kept; a Session of the file runs them in
         the format.
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"model is {type(model).__name__}, expected a Module")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata is {type(metadata).__name__}, expected a dict of texts")
     texts = {**model.metadata, **(metadata or {})}
     if KEY in texts:
         raise ValueError(f"metadata has the key {KEY!r}, which holds the architecture")
@@ -181,11 +187,25 @@ def write_safetensors(path, tensors, metadata=None, bfloat16=()):
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    write_atomically(Path(path), [len(text).to_bytes(8, "little"), text, *chunks])
+    write_atomically(_path(path), [len(text).to_bytes(8, "little"), text, *chunks])
+
+
+def _path(path):
+    try:
+        return Path(path)
+    except TypeError:
+        raise TypeError(f"path is {path!r:.80}, expected a text or a path") from None
 
 
 def write_atomically(path, chunks):
     """Write bytes and arrays one after the other, beside `path` first: all of it or nothing."""
+    try:
+        _write_beside(path, chunks)
+    except OSError as error:  # of the file beside, whose name nobody asked for
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+
+
+def _write_beside(path, chunks):
     folder = path.parent
     name = folder / f".{path.name}.{os.urandom(8).hex()}.tmp"
     # Its permissions are those of any new file: the umask is applied by the system.
@@ -229,7 +249,7 @@ def read_safetensors(path):
     ValueError
         Naming the file and what is wrong with it.
     """
-    path = Path(path)
+    path = _path(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
