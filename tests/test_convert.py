@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import json
+import re
 
 import keras_models
 import numpy as np
@@ -139,6 +140,75 @@ def test_verify_notices_other_weights(tmp_path):
     torch.save(torch.nn.GRU(3, 5).state_dict(), tmp_path / "m.pt")
     with pytest.raises(ValueError, match="weight_ih_l0 is no tensor of"):
         verify.compare(tmp_path / "m.pt", "torch", nn.GRU(3, 5), {})
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_verify_torchscript_runs_the_program(tmp_path, capsys):
+    """One that doubles what its layer gives: its arrays alone would not show it."""
+    torch = pytest.importorskip("torch")
+
+    class Doubled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(3, 4)
+
+        def forward(self, x):
+            return self.lstm(x)[0] * 2
+
+    torch.jit.script(torch.nn.Sequential(torch.nn.Linear(3, 4))).save(tmp_path / "same.pt")
+    assert convert(tmp_path / "same.pt", tmp_path / "m.safetensors", "--verify") == 0
+    assert float(re.search(r"difference (\S+),", capsys.readouterr().out)[1]) < 1e-6
+    torch.jit.script(Doubled()).save(tmp_path / "other.pt")
+    assert convert(tmp_path / "other.pt", tmp_path / "m.safetensors", "--verify") == 0
+    assert float(re.search(r"difference (\S+),", capsys.readouterr().out)[1]) > 1e-2
+
+
+LAST = nn.LSTM(3, 4, batch_first=True)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("like", "text"),
+    [
+        (nn.Sequential(LAST, nn.LastStep(batch_first=True), nn.Linear(4, 2)), "has no LastStep"),
+        (
+            nn.Sequential(nn.Masked(LAST, value=0.0, batch_first=True), nn.Linear(4, 2)),
+            "has no Masked",
+        ),
+        (nn.Sequential(nn.LSTM(3, 4, clip=1.0), nn.Linear(4, 2)), "torch.nn.LSTM has no clip"),
+        (nn.Sequential(nn.Sequential(LAST), nn.Dropout(0.1), nn.Sequential(nn.Linear(4, 2))), None),
+        (nn.Sequential(nn.Dropout(0.1), LAST, nn.GELU(), nn.Linear(4, 2)), None),
+    ],
+    ids=["last-step", "masked", "clip", "nested", "dropout-first"],
+)
+def test_verify_like(tmp_path, capsys, like, text):
+    """What PyTorch lacks is refused by name; what it has is compared, however it is nested."""
+    torch = pytest.importorskip("torch")
+    layers = {"rnn": torch.nn.LSTM(3, 4), "head": torch.nn.Linear(4, 2)}
+    torch.save(torch.nn.ModuleDict(layers).state_dict(), tmp_path / "m.pt")
+    rnncore.save(like, tmp_path / "like.safetensors")
+    places = tmp_path / "m.pt", tmp_path / "m.safetensors", "--like", tmp_path / "like.safetensors"
+    status = convert(*places, "--verify")
+    captured = capsys.readouterr()
+    if text is None:
+        assert status == 0, captured.err
+        assert float(re.search(r"difference (\S+),", captured.out)[1]) < 1e-6
+    else:
+        assert status == 2
+        assert text in captured.err
+        assert captured.err.count("\n") == 1
+
+
+@pytest.mark.peers
+def test_verify_says_what_the_other_system_cannot_run(tmp_path, capfd):
+    """ONNX Runtime has no LSTM in float64."""
+    pytest.importorskip("onnxruntime")
+    rnncore.save(nn.LSTM(3, 4, dtype="float64"), tmp_path / "m.safetensors")
+    assert convert(tmp_path / "m.safetensors", tmp_path / "m.onnx", "--verify") == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("rnncore: verify: ONNX Runtime cannot run it: ")
 
 
 @pytest.mark.peers

@@ -2,14 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import importlib
+import warnings
+import zipfile
 
 import numpy as np
 
 from rnncore import io, nn
+from rnncore.nn.activation import Activation
+from rnncore.nn.recurrent import Recurrent
 from rnncore.tape import no_grad
 
 STEPS, ROWS = 7, 3
 """Of the random input, where the model leaves them open."""
+
+NAMES = {"torch": "PyTorch", "keras": "Keras", "onnx": "ONNX Runtime"}
+
+ALIKE = (Recurrent, nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout, Activation, nn.Softmax)
+"""Modules that torch.nn has under the same name, of the same options and layout."""
 
 
 def compare(path, system, model, constants):
@@ -34,12 +43,20 @@ def compare(path, system, model, constants):
     ------
     ImportError
         If the system is not installed.
+    ValueError
+        If it cannot run the file, or gives another shape.
     """
     if system == "rnncore":
         return "nothing to verify: the file is one of ours"
     answers = {"torch": _torch, "keras": _keras, "onnx": _onnx}[system]
     model.eval()
-    name, pairs = answers(path, model, constants)
+    name = NAMES[system]
+    try:
+        pairs = answers(path, model, constants)
+    except (ImportError, OSError, ValueError):
+        raise
+    except Exception as error:  # the systems have kinds of their own
+        raise ValueError(f"verify: {name} cannot run it: {error}") from error
     worst = scale = 0.0
     for ours, theirs in pairs:
         if ours.shape != theirs.shape:
@@ -84,7 +101,7 @@ def _onnx(path, model, constants):
         if value.name in constants
     }
     theirs = session.run([value.name for value in ours.outputs], {**given, **fixed})
-    return "ONNX Runtime", list(zip(ours.run(given).values(), theirs, strict=True))
+    return list(zip(ours.run(given).values(), theirs, strict=True))
 
 
 def _dtype(text):
@@ -99,31 +116,69 @@ def _keras(path, model, constants):
     first = next(m for m in model.modules() if hasattr(m, "dtype"))
     kind = "int64" if isinstance(first, nn.Embedding) else first.dtype
     x = _input(theirs.input_shape, kind)
-    return "Keras", [(_run(model, x), np.asarray(theirs(x)))]
+    return [(_run(model, x), np.asarray(theirs(x)))]
 
 
 def _torch(path, model, constants):
-    """The same layers of PyTorch with the file's arrays, one after the other."""
+    """What TorchScript runs itself, else PyTorch's layers with the file's arrays, in a row."""
     torch = _need("torch")
+    layers = list(_layers(model))
+    x = _torch_input(layers)
+    script = _script(torch, path)
+    if script is None:
+        _check_arrays(torch, path, model)
+        steps = [_twin(torch, layer) for layer in layers]
+    else:
+        steps = [script.eval()]
+    y = torch.from_numpy(x)
+    with torch.no_grad():
+        for step in steps:
+            y = step(y)
+            y = y[0] if isinstance(y, tuple) else y
+    return [(_run(model, x), y.numpy())]
+
+
+def _layers(model):
+    """The layers of nested Sequentials, one after the other."""
+    for module in model if type(model) is nn.Sequential else [model]:
+        yield from _layers(module) if type(module) is nn.Sequential else [module]
+
+
+def _torch_input(layers):
+    """Random tokens for an embedding, else features for the first layer that says how many."""
+    for layer in layers:
+        if isinstance(layer, nn.Embedding):
+            return _input((None, None), "int64")
+        for name in ("input_size", "in_features", "in_channels", "num_features"):
+            if hasattr(layer, name):
+                return _input((None, None, getattr(layer, name)), layer.dtype)
+        if isinstance(layer, nn.LayerNorm):
+            return _input((None, None, *layer.normalized_shape), layer.dtype)
+    raise ValueError("verify: no layer says how many features it takes")
+
+
+def _script(torch, path):
+    """The program of a TorchScript file; None if it is none."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; such files are there
+        return torch.jit.load(path, map_location="cpu")
+
+
+def _check_arrays(torch, path, model):
+    """Refuse a model whose arrays are not those that PyTorch reads from the file."""
     if str(path).endswith(".safetensors"):
         held = list(_need("safetensors.torch").load_file(path).values())
     else:
         held = list(_tensors(torch, torch.load(path, map_location="cpu", weights_only=True)))
-    known = [t.to(torch.float64).numpy() for t in held if t.is_floating_point()]
+    known = [t.to(torch.float64).numpy() for t in held if not t.is_complex()]
     for name, array in model.state_dict().items():
         if not any(np.array_equal(array, other, equal_nan=True) for other in known):
             raise ValueError(f"verify: {name} is no tensor of {path}, as PyTorch reads it")
-    layers = list(model) if isinstance(model, nn.Sequential) else [model]
-    first = layers[0]
-    features = getattr(first, "input_size", getattr(first, "in_features", None))
-    shape = (None, None) if isinstance(first, nn.Embedding) else (None, None, features)
-    x = _input(shape, "int64" if features is None else first.dtype)
-    y = torch.from_numpy(x)
-    with torch.no_grad():
-        for layer in layers:
-            y = _twin(torch, layer)(y)
-            y = y[0] if isinstance(y, tuple) else y
-    return "PyTorch", [(_run(model, x), y.numpy())]
 
 
 def _tensors(torch, value):
@@ -137,9 +192,12 @@ def _tensors(torch, value):
 
 def _twin(torch, layer):
     """PyTorch's layer of the same options and weights."""
+    if not isinstance(layer, ALIKE):
+        raise ValueError(f"verify: PyTorch has no {type(layer).__name__} of our layout")
+    arrays = io.to_torch(layer)  # refuses options that PyTorch lacks
     options = {k: v for k, v in layer.spec().items() if k not in ("kind", "name", "dtype", "reset")}
     if hasattr(layer, "dtype"):
         options["dtype"] = getattr(torch, layer.dtype.name)
     twin = getattr(torch.nn, type(layer).__name__)(**options).eval()
-    twin.load_state_dict({n: torch.from_numpy(a) for n, a in io.to_torch(layer).items()})
+    twin.load_state_dict({n: torch.from_numpy(a) for n, a in arrays.items()})
     return twin
