@@ -1,6 +1,8 @@
 """Character language models: how they are built, and how they are kept with their vocabulary."""
 # SPDX-License-Identifier: Apache-2.0
 
+import numpy as np
+
 import rnncore
 from rnncore import nn
 from rnncore.text import Vocabulary
@@ -69,10 +71,47 @@ def load(path):
     Raises
     ------
     ValueError
-        If the file is not a model, or a model without a vocabulary.
+        If the file is not a model, or a model without a vocabulary, or of other characters.
     """
     model = rnncore.load(path)
     characters = model.metadata.get(VOCABULARY)
     if not characters:
         raise ValueError(f"{path} holds a model without a vocabulary, expected a character model")
-    return model, Vocabulary(characters)
+    vocabulary = Vocabulary(characters)
+    try:
+        check(model, vocabulary)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return model, vocabulary
+
+
+def check(model, vocabulary):
+    """Raise ValueError unless a model reads the numbers of all characters and gives their logits.
+
+    Parameters
+    ----------
+    model : nn.Module
+    vocabulary : Vocabulary
+    """
+    count = len(vocabulary)
+    first = next(module for module in model.modules() if not list(module.children()))
+    if not isinstance(first, nn.Embedding) or first.num_embeddings != count:
+        raise ValueError(
+            f"the model begins with {first!r}, expected an Embedding of {count} rows, one a "
+            "character of its vocabulary"
+        )
+    training = model.training
+    model.eval()
+    try:
+        with rnncore.no_grad():
+            logits = model(np.zeros((1, 1), np.int64))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the model cannot read a character: {error}") from error
+    finally:
+        model.train(training)
+    shape = getattr(logits, "shape", None)
+    if shape != (1, 1, count):
+        raise ValueError(
+            f"the model gives shape {shape} for one character, expected (1, 1, {count}), a logit "
+            "for each of its vocabulary"
+        )

@@ -13,8 +13,8 @@ class UserError(Exception):
 
 
 @contextlib.contextmanager
-def mendable(kinds=(OSError, ValueError)):
-    """Turn exceptions of these kinds into `UserError`."""
+def mendable(kinds=(OSError, ValueError), about=None):
+    """Turn exceptions of these kinds into `UserError`; `about`: a file that they do not name."""
     try:
         yield
     except BrokenPipeError:
@@ -23,6 +23,8 @@ def mendable(kinds=(OSError, ValueError)):
         text = str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:
             text = f"{error.filename}: {error.strerror}"
+        elif about is not None:
+            text = f"{about}: {text}"
         raise UserError(" ".join(text.split())) from error
 
 

@@ -50,8 +50,19 @@ def run(arguments):
     with mendable():
         _, vocabulary = character_model.load(arguments.model)
         session = rnncore.Session(arguments.model)
+    with mendable((OSError, ValueError, RuntimeError), about=arguments.model):
+        seconds = stream(characters(arguments, session, vocabulary), arguments.prompt)
+    if arguments.length:
+        print(
+            f"{arguments.length} characters, {seconds / arguments.length * 1e6:.0f} us each",
+            file=sys.stderr,
+        )
+
+
+def characters(arguments, session, vocabulary):
+    """The text that was asked for, character by character."""
     try:
-        characters = generate(
+        return generate(
             session,
             vocabulary,
             arguments.prompt,
@@ -62,12 +73,6 @@ def run(arguments):
         )
     except UnknownCharacter as error:
         raise UserError(f"--prompt: {error}") from error
-    seconds = stream(characters, arguments.prompt)
-    if arguments.length:
-        print(
-            f"{arguments.length} characters, {seconds / arguments.length * 1e6:.0f} us each",
-            file=sys.stderr,
-        )
 
 
 def stream(characters, prompt=""):

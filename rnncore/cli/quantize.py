@@ -60,7 +60,8 @@ def run(arguments):
         sessions = {
             name: rnncore.Session(model, weights=name) for name in ("float32", arguments.weights)
         }
-    print(table(["float32", arguments.weights], rows(sessions, indices)))
+    with mendable((OSError, ValueError, RuntimeError), about=arguments.model):
+        print(table(["float32", arguments.weights], rows(sessions, indices)))
     if arguments.output:
         with mendable():
             rnncore.save(model, arguments.output, weights=arguments.weights)
@@ -101,8 +102,8 @@ def rows(sessions, indices):
         ("loss, bits a character", [loss / math.log(2) for loss, _ in scores]),
         ("next character right", [right for _, right in scores]),
     ):
-        change = values[1] / values[0] - 1 if values[0] else math.nan
-        yield label, [f"{value:.4f}" for value in values], f"{change:+.2%}"
+        change = f"{values[1] / values[0] - 1:+.2%}" if values[0] else ""
+        yield label, [f"{value:.4f}" for value in values], change
 
 
 def can_stream(session):
@@ -152,6 +153,8 @@ def evaluate(session, indices):
             logits, target, ignore_index=IGNORED, reduction="sum"
         ).item()
         right += int(np.count_nonzero(logits.argmax(axis=1) == target))
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss on the text is {loss}, expected a finite number")
     count = len(indices) - 1
     return loss / count, right / count
 
