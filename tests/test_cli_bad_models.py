@@ -1,4 +1,4 @@
-"""The command line and models that load but are not what it needs."""
+"""The command line and models that load but are not what it needs; options beyond all measure."""
 # SPDX-License-Identifier: Apache-2.0
 
 import numpy as np
@@ -85,3 +85,17 @@ def test_a_change_from_nothing_is_no_number(capsys):
         file.write("abc" * 9)  # of equal logits the line end's is first
     assert main(["quantize", "m.safetensors", "--eval", "text.txt"]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+def test_more_threads_than_an_int_holds(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "text.txt", "--threads", "3000000000"])
+    assert caught.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "--threads: '3000000000', expected a whole number, from 1 to 2147483647" in line
+
+
+def test_more_memory_than_there_is(capsys):
+    assert main(["train", "text.txt", "-o", "m.safetensors", "--hidden", "9999999999999"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rnncore: not enough memory: Unable to allocate")

@@ -6,6 +6,9 @@ import math
 
 import rnncore
 
+MOST_THREADS = 2**31 - 1
+"""What an int of the engine holds."""
+
 
 def number(kind, low, high=math.inf, *, above=False):
     """An argparse type: an int or float from `low` to `high`, or above `low` if `above`."""
@@ -30,7 +33,7 @@ def add_threads(parser):
     """Add --threads."""
     parser.add_argument(
         "--threads",
-        type=number(int, 1),
+        type=number(int, 1, MOST_THREADS),
         metavar="N",
         help="threads to use (default: OMP_NUM_THREADS, else the CPUs this process may use)",
     )

@@ -43,6 +43,9 @@ def main(argv=None):
     except UserError as error:
         print(f"rnncore: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"rnncore: not enough memory: {error}".rstrip(": "), file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
