@@ -15,7 +15,7 @@ DECAYS = ("cosine", "linear", "none")
 
 
 class Diverged(ArithmeticError):
-    """The loss is not a finite number any more; the weights are those before that step."""
+    """The loss is not a finite number any more; `Trainer.best` is what was found before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Trainer:
         Raises
         ------
         Diverged
-            When the loss is no longer finite.
+            When the loss, in training or validation, is no longer finite.
         """
         self._stopped = False
         self._started = time.monotonic()
@@ -209,11 +209,7 @@ class Trainer:
             logits, state = self.model(x, state=self.state, return_state=True)
         loss = self._criterion(logits.reshape(y.size, -1), y.reshape(-1))
         self.loss = loss.item()
-        if not math.isfinite(self.loss):
-            raise Diverged(
-                f"the loss is {self.loss} in epoch {self.epoch + 1}: "
-                "a lower learning rate or smaller gradient norm may help"
-            )
+        self._require_finite(self.loss, "loss")
         self.model.zero_grad()
         loss.backward()
         if settings.clip:
@@ -227,6 +223,13 @@ class Trainer:
         self.characters += predicted
         self.chunk += 1
 
+    def _require_finite(self, loss, name):
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the {name} is {loss} in epoch {self.epoch + 1}: "
+                "a lower learning rate or smaller gradient norm may help"
+            )
+
     def _end_epoch(self, on_epoch):
         """Validate, note the epoch, go to the next one. False if stopped meanwhile."""
         settings = self.settings
@@ -235,6 +238,7 @@ class Trainer:
         )
         if loss is None:
             return False
+        self._require_finite(loss, "validation loss")  # the last update is seen by no other
         train = self.total / self.count
         self.history.append(Epoch(self.epoch + 1, train, loss, settings.lr_at(self.progress)))
         if self.best is None or loss < self.best[0]:

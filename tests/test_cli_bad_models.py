@@ -7,9 +7,11 @@ import pytest
 import rnncore
 from rnncore import character_model, nn
 from rnncore.cli import main
+from rnncore.io.native import read_safetensors
 from rnncore.text import Vocabulary
 
 CHARACTERS = "abcdef\n"
+SMALL = "--hidden 8 --layers 1 --embedding 4 --batch 4 --steps 200".split()
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +87,30 @@ def test_a_change_from_nothing_is_no_number(capsys):
         file.write("abc" * 9)  # of equal logits the line end's is first
     assert main(["quantize", "m.safetensors", "--eval", "text.txt"]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+def test_training_that_has_become_nan_keeps_the_best_model(capsys):
+    argv = ["train", "text.txt", "-o", "m.safetensors", *SMALL]
+    assert main([*argv, "--epochs", "1", "--lr", "1e308"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("rnncore: the validation loss is nan in epoch 1: a lower learning rate")
+    with pytest.raises(FileNotFoundError):
+        rnncore.load("m.safetensors")
+
+    assert main([*argv, "--epochs", "1"]) == 0
+    tensors, metadata = read_safetensors("m.checkpoint.safetensors")
+    header = metadata["rnncore_checkpoint"].replace('"lr": 0.002', '"lr": 1e308')
+    rnncore.io.native.write_safetensors(
+        "m.checkpoint.safetensors", tensors, {"rnncore_checkpoint": header}
+    )
+    best = read_safetensors("m.safetensors")[0]
+    capsys.readouterr()
+    again = ["train", "text.txt", "-o", "m.safetensors", "--resume", "--epochs", "2"]
+    assert main(again) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("; m.safetensors holds the best model so far")
+    kept = read_safetensors("m.safetensors")[0]
+    assert all(np.array_equal(kept[name], best[name]) for name in best)
 
 
 def test_more_threads_than_an_int_holds(capsys):

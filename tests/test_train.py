@@ -226,10 +226,23 @@ def test_clock_ends_the_run_with_a_validation():
     assert trainer.history[-1].lr == pytest.approx(0.05 * 1e-2)
 
 
-def test_divergence_is_said_and_weights_stay_finite():
+def test_divergence_is_said():
     trainer = make("rnn", lr=1e38, clip=0.0)
     with pytest.raises(Diverged, match="the loss is"):
         trainer.run()
+
+
+def test_divergence_by_the_last_update_is_said():
+    """Which no training step sees; the best weights stay what they were."""
+    trainer = make(epochs=1)
+    trainer.run()
+    best, history = trainer.best, list(trainer.history)
+    trainer.settings = dataclasses.replace(trainer.settings, epochs=2, steps=10**6, lr=1e308)
+    trainer.chunks = 1
+    with pytest.raises(Diverged, match="the validation loss is nan in epoch 2"):
+        trainer.run()
+    assert trainer.best is best
+    assert trainer.history == history
 
 
 def test_clipping_limits_the_step(monkeypatch):

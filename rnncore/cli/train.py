@@ -210,7 +210,12 @@ def train(trainer, vocabulary, options, arguments, saved_path):
         on_interrupt(trainer.stop),
         mendable((OSError, Diverged)),
     ):
-        finished = trainer.run(on_step=on_step, on_epoch=on_epoch)
+        try:
+            finished = trainer.run(on_step=on_step, on_epoch=on_epoch)
+        except Diverged as error:
+            if trainer.best is None:
+                raise
+            raise UserError(f"{error}; {arguments.output} holds the best model so far") from error
         if not finished:
             checkpoint.write(saved_path, trainer, notes)
     return finished
