@@ -3,6 +3,8 @@
 
 import dataclasses
 import math
+import numbers
+import sys
 import time
 
 import numpy as np
@@ -54,11 +56,13 @@ class Settings:
 
     def __post_init__(self):
         for name in ("epochs", "batch", "steps"):
-            _require(getattr(self, name) >= 1, self, name, "1 or more")
-        _require(self.lr > 0 and math.isfinite(self.lr), self, "lr", "a finite number above 0")
+            value = getattr(self, name)
+            whole = isinstance(value, numbers.Integral) and 1 <= value <= sys.maxsize
+            _require(whole, self, name, "a whole number, 1 or more")
+        _require(0 < _real(self.lr) < math.inf, self, "lr", "a finite number above 0")
         _require(self.decay in DECAYS, self, "decay", f"one of {', '.join(DECAYS)}")
-        _require(0 <= self.floor <= 1, self, "floor", "a number from 0 to 1")
-        _require(self.clip >= 0, self, "clip", "0 or more")
+        _require(0 <= _real(self.floor) <= 1, self, "floor", "a number from 0 to 1")
+        _require(_real(self.clip) >= 0, self, "clip", "0 or more")
         precisions = f"one of {', '.join(PRECISIONS)}"
         _require(self.precision in PRECISIONS, self, "precision", precisions)
 
@@ -70,6 +74,14 @@ class Settings:
         if self.decay == "cosine":
             left = 0.5 - 0.5 * math.cos(math.pi * left)
         return self.lr * (self.floor + (1 - self.floor) * left)
+
+
+def _real(value):
+    """A setting as a float; NaN, which is in no range, if it is no number."""
+    try:
+        return float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def _require(condition, settings, name, expected):

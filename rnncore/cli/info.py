@@ -66,9 +66,9 @@ def _checkpoint(saved):
     settings = saved.settings
     lines = [
         "",
-        f"checkpoint of a training run: epoch {saved.header['epoch']} of {settings.epochs}",
+        f"checkpoint of a training run: epoch {saved.epoch} of {settings.epochs}",
     ]
-    lines += [f"  {line}" for line in _layers(saved.header["model"])]
+    lines += [f"  {line}" for line in _layers(saved.model)]
     lines += [
         f"  epoch {epoch.number}: training {epoch.train:.4f}, validation {epoch.validation:.4f}"
         for epoch in saved.history

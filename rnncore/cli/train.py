@@ -136,17 +136,30 @@ def resumed(arguments, saved_path):
     if not os.path.exists(saved_path):
         raise UserError(f"{saved_path} does not exist: there is no run to resume")
     saved = checkpoint.read(saved_path)
-    options = {**DEFAULTS, **saved.notes["options"]}  # a checkpoint may be older than an option
+    options, vocabulary = kept(saved)
     for name, value in options.items():
         asked = getattr(arguments, name)
         if asked is not None and asked != value and name != "epochs":
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} is {asked}, but the run to resume has {value}")
-    vocabulary = Vocabulary(saved.notes["vocabulary"])
     text, other = texts(arguments.text, options)
     train, validation = encoded(vocabulary, text, other, options)
     trainer = checkpoint.resume(saved, train, validation, epochs=arguments.epochs)
+    character_model.check(trainer.model, vocabulary)
     return trainer, vocabulary, {**options, "epochs": trainer.settings.epochs}
+
+
+def kept(saved):
+    """Options and vocabulary that `train` has noted in a checkpoint."""
+    options, characters = saved.notes.get("options"), saved.notes.get("vocabulary")
+    if not isinstance(options, dict) or not isinstance(characters, str):
+        raise UserError(f"{saved.path}: its notes are not those of `rnncore train`")
+    for name, value in options.items():
+        known = (str, type(None)) if name == "validation" else type(DEFAULTS.get(name))
+        if name not in DEFAULTS or not isinstance(value, known):
+            raise UserError(f"{saved.path}: its notes have an option {name} = {value!r:.40}")
+    options = {**DEFAULTS, **options}  # a checkpoint may be older than an option
+    return options, Vocabulary(characters)
 
 
 def texts(path, options):

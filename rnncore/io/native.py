@@ -96,7 +96,7 @@ def read(path):
         raise ValueError(f"{path} has format {version!r}, expected {FORMAT}")
     before = random.get_state()
     try:
-        _check_sizes(description.get("model"), sum(a.nbytes for a in tensors.values()))
+        check_sizes(description.get("model"), sum(a.nbytes for a in tensors.values()))
         model = nn.build(description.get("model"))
         weights = description.get("weights")
         model.load_state_dict(low.restore(tensors, weights))
@@ -108,7 +108,7 @@ def read(path):
     return model, weights
 
 
-def _check_sizes(spec, available):
+def check_sizes(spec, available):
     """Refuse an architecture that the tensors cannot fill before anything is allocated for it."""
     count = _least_parameters(spec)
     if count > available:
