@@ -69,6 +69,12 @@ def test_keras(tmp_path, capsys):
     assert any(isinstance(m, nn.LSTM) for m in rnncore.load(target).modules())
 
 
+def test_help_asks_for_no_package(capsys):
+    with pytest.raises(SystemExit):
+        convert("--help")
+    assert "h5py" not in capsys.readouterr().out
+
+
 def test_keras_weights_alone(tmp_path):
     pytest.importorskip("h5py")
     config, source = tmp_path / "model.json", tmp_path / "model.weights.h5"

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import rnncore
+from rnncore import nn
+from rnncore.io import from_onnx, to_onnx
 
 README = Path(__file__).parent.parent / "README.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
@@ -24,6 +26,15 @@ def test_example(example, tmp_path, monkeypatch):
     exec(compile(example, str(README), "exec"), names)  # our own text
     if "loss" in names:
         assert names["loss"].item() < 0.01
+
+
+def test_onnx_graphs_are_run_by_the_names_of_their_inputs(tmp_path):
+    to_onnx(nn.LSTM(3, 4), tmp_path / "tagger.onnx")
+    graph = from_onnx(tmp_path / "tagger.onnx")
+    assert [value.name for value in graph.inputs] == ["input"]
+    for path in (README, README.parent / "docs" / "onnx.md"):
+        names = re.findall(r"\.run\((\w+)=x\)", path.read_text(encoding="utf-8"))
+        assert set(names) <= {"input"}, path
 
 
 def test_versions_agree():

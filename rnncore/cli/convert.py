@@ -33,7 +33,7 @@ def add(commands):
         help="read a model of PyTorch, Keras or ONNX, write a model file or ONNX",
         description="Read a model that another system has written, say what is in it, and write it "
         "as a model file (OUT ends in .safetensors) or for ONNX (.onnx). None of these systems has "
-        "to be installed, but for --verify; Keras files need h5py.",
+        "to be installed, but for --verify.",
     )
     parser.add_argument("model", metavar="IN", help="a .pt, .pth, .keras, .h5, .onnx, .safetensors")
     parser.add_argument("output", metavar="OUT", help="a file to write: .safetensors or .onnx")
