@@ -6,6 +6,11 @@ import operator
 
 import numpy as np
 
+from rnncore._engine import array_of
+
+LENGTH_MAX = 2**62
+"""Steps of a sequence at most: what convolutions add around them then fits int64 too."""
+
 
 def size(value, name, least=1, most=None):
     """`value` as an int of at least `least`, and at most `most` where that is given."""
@@ -37,6 +42,17 @@ def number(value, name, least=-math.inf, most=math.inf):
         expected = f"{least} or more" if most == math.inf else f"{least} to {most}"
         raise ValueError(f"{name} is {value}, expected {expected}")
     return found
+
+
+def step_counts(lengths):
+    """`lengths`, an integer or any of them, as an array."""
+    found = array_of(lengths, "lengths")
+    whole = found.dtype.kind in "iu"
+    if found.size and not (whole and found.min() >= 0 and found.max() <= LENGTH_MAX):
+        raise ValueError(
+            f"lengths is {found!r:.80}, expected integers of at least 0 and at most 2**62"
+        )
+    return found.astype(np.int64)
 
 
 def real_dtype(dtype):

@@ -6,6 +6,7 @@ import numpy as np
 from rnncore import _engine, config, random
 from rnncore.activations import *  # noqa: F403 - its __all__ is part of this module's face
 from rnncore.arrays import compute
+from rnncore.checks import number
 from rnncore.gradients import Accumulators, accumulator, given
 from rnncore.lookup import Lookup, embedding  # noqa: F401 - embedding is part of its face
 from rnncore.precision import products_of
@@ -65,8 +66,7 @@ def dropout(x, p=0.5, training=True):
         False: return x as it is.
     """
     x = as_tensor(x)
-    if not 0 <= p <= 1:
-        raise ValueError(f"p is {p}, expected 0 to 1")
+    p = number(p, "p", 0, 1)
     if not training or p == 0:
         return x
     mask = random.keep_mask(x.shape, p, x.dtype)
@@ -151,7 +151,7 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
     engine, threads = config.engine(), get_num_threads()
     rows = _rows(x.data)
     y, mean_, rstd = _engine.layer_norm_forward(
-        engine, rows, _data(weight), _data(bias), eps, threads=threads
+        engine, rows, _data(weight), _data(bias), number(eps, "eps"), threads=threads
     )
 
     def backward(g):

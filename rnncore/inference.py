@@ -8,7 +8,7 @@ import numpy as np
 
 from rnncore import _engine, config
 from rnncore._engine import Stream
-from rnncore.checks import size
+from rnncore.checks import size, step_counts
 from rnncore.nn.activation import Activation, Softmax
 from rnncore.nn.basic import Embedding, LayerNorm, Linear
 from rnncore.nn.containers import Sequential
@@ -22,9 +22,6 @@ from rnncore.segments import Chain, ChainStream, needs_chain
 from rnncore.threads import THREADS_MAX, get_num_threads
 
 __all__ = ["Session", "Stream"]
-
-LENGTH_MAX = 2**62
-"""Steps of a sequence at most: what convolutions add around them then fits int64 too."""
 
 
 class Session:
@@ -113,12 +110,7 @@ class Session:
 
         Of a model that ends with a LastStep those among which it takes the last.
         """
-        lengths = _engine.array_of(lengths, "lengths")
-        whole = lengths.dtype.kind in "iu"
-        if lengths.size and not (whole and lengths.min() >= 0 and lengths.max() <= LENGTH_MAX):
-            raise ValueError(
-                f"lengths is {lengths!r:.80}, expected integers of at least 0 and at most 2**62"
-            )
+        lengths = step_counts(lengths)
         flat = [self._core.steps(int(n)) for n in lengths.ravel()]
         return np.array(flat, np.int64).reshape(lengths.shape)
 

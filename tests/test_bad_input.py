@@ -235,6 +235,8 @@ def test_tokens_that_are_none(tokens):
         (lambda: nn.Tanh()("abc"), TypeError, "input has dtype <U3, expected numbers"),
         (lambda: Tensor(X) ** "a", TypeError, "exponent is str, expected a Python number"),
         (lambda: functional.dropout(Tensor(X), 1.5), ValueError, "p is 1.5"),
+        (lambda: functional.dropout(Tensor(X), "x"), TypeError, "p is 'x'"),
+        (lambda: functional.layer_norm(Tensor(X), eps="a"), TypeError, "eps is 'a'"),
     ],
 )
 def test_bad_input_of_the_other_layers(call, error, match):

@@ -134,6 +134,12 @@ def test_output_lengths():
     assert both.output_lengths([0, 2, 5]).tolist() == [0, 0, 1]
 
 
+@pytest.mark.parametrize("lengths", [1.5, [2.0], -1, [3, -1], 2**63 - 1, "x", [[1], [1, 2]]])
+def test_output_lengths_of_what_is_no_length(lengths):
+    with pytest.raises(ValueError, match="lengths is"):
+        nn.Conv1d(2, 2, 3).output_lengths(lengths)
+
+
 def test_lengths_in_a_sequential():
     """A recurrent layer behind a convolution sees each row as if it were alone."""
     model = nn.Sequential(nn.Sequential(nn.Conv1d(3, 4, 3, stride=2, padding=1)), nn.GRU(4, 5))

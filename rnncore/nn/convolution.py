@@ -4,7 +4,7 @@
 import numpy as np
 
 from rnncore import functional, random
-from rnncore.checks import real_dtype, size
+from rnncore.checks import real_dtype, size, step_counts
 from rnncore.nn.module import Module, Parameter, options_repr
 from rnncore.tensor import as_tensor
 from rnncore.windows import steps_after
@@ -112,7 +112,9 @@ class Conv1d(Module):
 
     def output_lengths(self, lengths):
         """Steps of the output for these steps of the input, an integer or an array of them."""
-        return steps_after(lengths, self.kernel_size, self.stride, self.pads, self.dilation)
+        counts = step_counts(lengths)
+        after = steps_after(counts, self.kernel_size, self.stride, self.pads, self.dilation)
+        return after if counts.ndim else int(after)
 
     def forward(self, x, lengths=None):
         """Apply it to (T, B, in_channels), (B, T, in_channels), or one sequence (T, in_channels).
