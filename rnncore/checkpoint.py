@@ -191,9 +191,6 @@ def _require_fit(trainer, saved):
         raise ValueError("state does not fit the model")
     if saved.chunk > trainer.chunks:
         raise ValueError(f"chunk is {saved.chunk}, expected at most {trainer.chunks}")
-    for entry in trainer.optimiser.state:
-        if entry is not None and not isinstance(entry["step"], int):
-            raise ValueError(f"optimiser has step = {entry['step']!r}, expected a whole number")
 
 
 def _shapes(state):

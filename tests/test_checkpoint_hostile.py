@@ -157,7 +157,7 @@ def test_steps_of_the_optimiser_are_whole(write, capsys, sound):
     text, count = re.subn(r'"step", {"value": \d+', '"step", {"value": 1.5', json.dumps(sound[1]))
     assert count > 3
     write(text)
-    assert "step = 1.5, expected a whole number" in line_of(capsys, RESUME)
+    assert "step = 1.5, expected an integer" in line_of(capsys, RESUME)
 
 
 def test_a_model_of_other_sizes(write, capsys, sound):
