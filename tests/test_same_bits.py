@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import problems
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import CELLS, Problem
 
@@ -293,9 +293,39 @@ def test_threads_of_a_few_rows_each_in_training(model, lengths, threads):
     Many times over: what one thread wrote where another has its rows depends on who came first.
     """
     rnncore.manual_seed(0)
-    net = model()
-    x = np.random.default_rng(0).standard_normal((60, len(lengths), net.input_size))
-    x = x.astype(np.float32)
+    assert_threads_train_alike(model(), lengths, (2, 3) * 12, threads)
+
+
+TRAINED = {
+    "rnn": lambda *sizes, **o: nn.RNN(*sizes, **o),
+    "leaky": lambda *sizes, **o: nn.RNN(*sizes, nonlinearity=("leaky_relu", 0.1), **o),
+    "lstm": lambda *sizes, **o: nn.LSTM(*sizes, **o),
+    "lstm projected": lambda i, h, **o: nn.LSTM(i, h, proj_size=(h + 1) // 2, **o),
+    "lstm peepholes": lambda *sizes, **o: nn.LSTM(*sizes, peepholes=True, **o),
+    "lstm coupled": lambda *sizes, **o: nn.LSTM(*sizes, coupled_input_forget=True, **o),
+    "gru": lambda *sizes, **o: nn.GRU(*sizes, **o),
+    "gru before": lambda *sizes, **o: nn.GRU(*sizes, reset="before", **o),
+    "gru before clipped": lambda *sizes, **o: nn.GRU(*sizes, reset="before", clip=2.0, **o),
+}
+
+
+@pytest.mark.parametrize("cell", TRAINED)
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_threads_in_training(cell, data, threads):
+    """Shapes large enough to be shared, in whichever way."""
+    sizes = data.draw(st.sampled_from((40, 130, 300))), data.draw(st.integers(10, 110))
+    lengths = data.draw(st.lists(st.integers(5, 70), min_size=1, max_size=13))
+    rnncore.manual_seed(data.draw(st.integers(0, 10**6)))
+    options = {"bidirectional": data.draw(st.booleans()), "dtype": "float32"}
+    assert_threads_train_alike(TRAINED[cell](*sizes, **options), lengths, (2, 3, 2), threads)
+
+
+def assert_threads_train_alike(net, lengths, counts, threads):
+    """The same outputs and gradients on one thread and on each of these counts of them."""
+    shape = (max(lengths), len(lengths), net.input_size)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    x[np.arange(shape[0])[:, None] >= lengths] = np.nan
 
     def train():
         net.zero_grad()
@@ -305,7 +335,7 @@ def test_threads_of_a_few_rows_each_in_training(model, lengths, threads):
 
     threads(1)
     expected = train()
-    for count in (2, 3) * 12:
+    for count in counts:
         threads(count)
         assert_same_bits(as_newcomer(train), expected)
 
