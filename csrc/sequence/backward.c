@@ -99,7 +99,7 @@ static size_t chunk_row(const struct run *run, size_t s, size_t i) {
 
 /* Gate gradients of units that do not exist are never written: they must be zeros, for the
  * recurrent product runs over them. */
-static void clear_padding(struct run *run) {
+static void clear_missing_units(struct run *run) {
     const struct rnn_direction *d = run->direction;
     if (rnn_projects(d))
         memset(run->dprojected, 0, run->plan.chunk_rows * run->padded * run->real_size);
@@ -487,7 +487,7 @@ rnn_status rnn_backward_run(const struct rnn_backward *b) {
     RNN_TRY(pieces(&run, 0, &bytes));
     RNN_TRY(rnn_arena_create(&run.arena, d->engine->pool, bytes));
     rnn_status status = pieces(&run, 1, NULL);
-    clear_padding(&run);
+    clear_missing_units(&run);
     if (b->gradients && b->overwrite) rnn_parameter_gradients_zero(d, b->gradients, b->rows->total);
     if (b->dtable && !b->add_dtable && b->rows->total == 0)
         memset(b->dtable, 0, b->history->lookup.count * d->input * d->real_size);

@@ -5,47 +5,61 @@
 #include <limits.h>
 #include <math.h>
 
+/* Multiply-adds from which on threads are worth waking: of a call, about 40 us on one core; of one
+ * step of a call, several barriers; of a lone step of a stream, about 12 us, where a team costs 1
+ * to 4. */
+enum { CALL_WORTH_SHARING = 2000000, STEP_WORTH_SHARING = 40000, STREAM_WORTH_SHARING = 300000 };
+
+/* The last steps are one thread's where the recurrent part of each has fewer multiply-adds than the
+ * first, for which others help as long as they are waited for, and of all of them no more than the
+ * second for a byte of padding that others clear meanwhile. */
+enum { LONE_STEP = 140000, LONE_OF_PADDING = 3 };
+
+/* Rows a thread from which on it takes rows, not panels, if panels are worth sharing: tiles of few
+ * rows read weights for little work. */
 enum {
-    CALL_WORTH_SHARING = 2000000, /* multiply-adds of a call, about 40 us on one core */
-    STEP_WORTH_SHARING = 40000,   /* of one step, about 1.4 us: several barriers */
-    LONE_STEP = 140000,  /* of the recurrent part of a step, below which others help as long as
-                            they are waited for, */
-    LONE_OF_PADDING = 3, /* of the last steps, for a byte of padding that others clear meanwhile */
-    STREAM_WORTH_SHARING = 300000, /* of a lone step, about 12 us: a team costs 1 to 4 */
-    ROWS_WORTH_SHARING = 4, /* rows a thread, below which panels are shared if these are worth it:
-                               small tiles waste weight traffic, */
-    ROWS_OF_SMALL = 3,      /* of a step of less than */
-    SMALL_STEP = 160000,    /* multiply-adds, to which waiting for each other adds too much, */
-    ROWS_OF_MEDIUM = 6,     /* of recurrent weights that take half of an L2, */
-    MEDIUM_WEIGHTS = 512 << 10, /* bytes, */
-    ROWS_OF_LARGE = 12,         /* of weights that no L2 holds: */
-    LARGE_WEIGHTS = 2 << 20,    /* bytes, of the recurrent or the input part, */
-    ROWS_OF_FAR = 22,           /* and where both parts come from an L3 that is far, */
-    LOW_ROWS_OF_FAR = 40,       /* of which tile registers and int8 multiply more while they are
-                                   read: */
-    LOW_TILE = 16,              /* rows, of tile registers */
-    CHUNK_BYTES = 512 << 10,    /* of input part, so that it stays in L2 until its step; where its
-                                   weights are large, as many as these: reading them costs more */
-    CHUNK_ROWS_FAR = 128,       /* but no more rows behind a far L3 unless a quarter of an L2 holds
-                                   their input, which each panel reads again, */
-    FUSED_ROWS = 3,             /* rows a thread, from which reading both weights at each step
-                                   costs less than keeping the input part until its step, */
-    FUSED_ROWS_ALONE = 6,       /* of a lone thread, which waits for nobody before it keeps that, */
-    FUSED_ROWS_FAR = 24,        /* or where both come from an L3 that is far: these with */
-    FAR_L3 = 2 << 20,           /* an L2 of so many bytes, of a CPU of many on a mesh, which
-                                   multiplies twice while it reads a vector of weights, */
-    FUSED_WEIGHTS = 12 << 20,   /* while these bytes of both come from a cache */
-    BESIDE_LEAST = 64 << 10,    /* bytes of recurrent weights, more than an L1 holds, so that a step
-                                   of one row waits for them, */
-    BESIDE_SHARED = 160 << 10,  /* and of each of several threads, which wait for each other too, */
-    BESIDE_MOST = 10 << 20,     /* while these bytes of both come from a cache for certain, */
-    BESIDE_WORDS = 80,          /* and a panel has so many inner words: a tile's sums are kept from
-                                   one to the next */
-    BACKWARD_ROWS = 512,        /* of a chunk backwards: their gate gradients stay in cache for the
-                                   products over all of them; */
-    BACKWARD_ROWS_OF_LARGE = 832, /* more where the sums of these products do not stay there, */
-    LARGE_GRADIENTS = 1 << 20     /* bytes */
+    ROWS_WORTH_SHARING = 4,
+    ROWS_OF_SMALL = 3,   /* of steps of fewer multiply-adds than */
+    SMALL_STEP = 160000, /* this, to which waiting for each other adds too much */
+    ROWS_OF_MEDIUM = 6,  /* of recurrent weights that take half of an L2: more bytes than */
+    MEDIUM_WEIGHTS = 512 << 10,
+    ROWS_OF_LARGE = 12, /* of weights that no L2 holds: more bytes than */
+    LARGE_WEIGHTS = 2 << 20,
+    ROWS_OF_FAR = 22,     /* where both weights come from an L3 that is far, */
+    LOW_ROWS_OF_FAR = 40, /* and tile registers and int8 multiply more while they are read: */
+    LOW_TILE = 16         /* tiles of so many rows are those of tile registers */
 };
+
+/* An L3 is far behind an L2 of so many bytes, that of a CPU of many on a mesh, which multiplies
+ * twice while it reads a vector of weights. */
+enum { FAR_L3 = 2 << 20 };
+
+/* The input part computed at once: bytes of it and of its input, so that it stays in an L2 until
+ * its step. Where its weights are larger it is as many bytes as these, for reading them costs more;
+ * but behind a far L3 no more than so many rows, or than a quarter of an L2 holds the input of,
+ * which each panel reads again. */
+enum { CHUNK_BYTES = 512 << 10, CHUNK_ROWS_FAR = 128 };
+
+/* The input part computed by its step: rows a thread from which on reading both weights at each
+ * step costs less than keeping it, while these are so many bytes at most and come from a cache. */
+enum {
+    FUSED_ROWS = 3,
+    FUSED_ROWS_ALONE = 6, /* of a lone thread, which waits for nobody before it keeps it */
+    FUSED_ROWS_FAR = 24,  /* where both weights come from a far L3 */
+    FUSED_WEIGHTS = 12 << 20
+};
+
+/* The input part computed beside the steps of one row, which wait for their weights: */
+enum {
+    BESIDE_LEAST = 64 << 10,   /* bytes of recurrent weights, more than an L1 holds, */
+    BESIDE_SHARED = 160 << 10, /* or of each of several threads, which wait for each other too, */
+    BESIDE_MOST = 10 << 20,    /* while these bytes of both come from a cache for certain, */
+    BESIDE_WORDS = 80 /* and inner words of a panel: a tile's sums are kept from one to the next */
+};
+
+/* Rows of a chunk backwards: their gate gradients stay in a cache for the products over all of
+ * them; more where both weights take so many bytes that the sums of these products do not. */
+enum { BACKWARD_ROWS = 512, BACKWARD_ROWS_OF_LARGE = 832, LARGE_GRADIENTS = 1 << 20 };
 
 /* Time of a multiply-add and bytes of a weight, as a part of those of a real. */
 static const double cost[] = {
@@ -104,8 +118,9 @@ static size_t dealt_steps(const struct rnn_direction *d, const struct rnn_rows *
     return steps;
 }
 
-static struct rnn_plan plan(const struct rnn_direction *d, const struct rnn_rows *rows, int threads,
-                            int looked_up) {
+/* Threads, and how they share the rows or the panels of a call. */
+static struct rnn_plan shared_plan(const struct rnn_direction *d, const struct rnn_rows *rows,
+                                   int threads, int looked_up) {
     struct rnn_plan plan = {.threads = 1, .lone = rows->steps, .chunk_rows = rows->total};
     const double work = step_work(d, !looked_up) * (double)rows->total;
     if (threads > RNN_TEAM_MAX) threads = RNN_TEAM_MAX;
@@ -208,7 +223,7 @@ static int near_threads(const struct rnn_direction *d, int with_input) {
 
 struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                  int threads, int training, int looked_up) {
-    struct rnn_plan result = plan(d, rows, threads, looked_up);
+    struct rnn_plan result = shared_plan(d, rows, threads, looked_up);
     size_t row = d->input;
     for (size_t p = 0; p < d->cell->phases; p++) row += d->phase[p].width;
     result.chunk_rows = chunk_rows(d, rows, row * d->real_size, looked_up);
@@ -229,7 +244,7 @@ struct rnn_plan rnn_plan_forward(const struct rnn_direction *d, const struct rnn
 
 struct rnn_plan rnn_plan_backward(const struct rnn_direction *d, const struct rnn_rows *rows,
                                   int threads, int looked_up) {
-    struct rnn_plan result = plan(d, rows, threads, looked_up);
+    struct rnn_plan result = shared_plan(d, rows, threads, looked_up);
     const double bytes = step_work(d, 1) * (double)d->real_size;
     size_t most = bytes > LARGE_GRADIENTS ? BACKWARD_ROWS_OF_LARGE : BACKWARD_ROWS;
     if (most < rows->rows) most = rows->rows; /* one step at least */

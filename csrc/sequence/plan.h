@@ -1,4 +1,4 @@
-/* plan.h - how a layer's work is shared: a pure function of its shape, never of time.
+/* plan.h - how a layer's work is shared: a pure function of its shape and the CPU's caches.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef RNN_SEQUENCE_PLAN_H
 #define RNN_SEQUENCE_PLAN_H
@@ -6,27 +6,33 @@
 #include "sequence/direction.h"
 #include "sequence/lengths.h"
 
+/* Steps are counted from the first on, and rows fall with them: what holds for the first `dealt`,
+ * `fused`, ... of them holds for no later one. */
 struct rnn_plan {
     int threads;
-    int by_rows;  /* each thread has rows of the batch and needs no barrier at a step; else each
-                     has panels of units, */
-    size_t dealt; /* but for so many steps of ragged rows, from the first on, in which
-                     each thread has every so many'th row */
-    int compact;  /* forward: while these take their input part along, what is kept of a thread's
-                     rows lies together: caches fetch what comes next, and it is not another's */
-    size_t fused; /* forward: so many steps, from the first on, take their input part along; */
-    size_t apart; /* of these, so many in which no thread waits for another */
-    size_t lone;  /* forward: the step from which on one thread computes alone, but for the input
-                     part, and others clear padding: steps that end before help would come */
-    size_t own;   /* forward: so many steps, from the first on, in which a thread computes the input
-                     part of its own rows: what it reads no other has written */
-    size_t chunk_rows; /* of the others it is computed for so many packed rows at once, at most,
-                          as all products over steps are backwards, */
-    size_t beside; /* or, 0: not, for so many beside the steps of the chunk before, but for the */
-    size_t first;  /* first chunk's */
-    int near[2];   /* forward: so many threads that share a step's panels, at least, and an L2 keeps
-                      what each reads of the recurrent weights, or [1] of these and the input
-                      part's, until the next step */
+    /* Each thread has rows of the batch and needs no barrier at a step; 0: panels of units. */
+    int by_rows;
+    /* Steps of ragged rows in which each thread has every so many'th row, whatever by_rows says. */
+    size_t dealt;
+    /* Packed rows of a chunk at most: its input part, or backwards all products over steps, are
+     * computed at once. */
+    size_t chunk_rows;
+
+    /* Forward only: */
+    size_t fused; /* steps that compute their input part themselves */
+    size_t apart; /* those of them in which no thread waits for another */
+    size_t own;   /* steps in which a thread computes the input part of its own rows: what it reads
+                     no other has written */
+    size_t lone;  /* from this step on one thread computes alone, but for the input part, and others
+                     clear padding: steps that end before help would come */
+    int compact;  /* in the steps apart, what is kept of a thread's rows lies together: caches fetch
+                     what comes next, and it is not another's */
+    /* Steps of a chunk whose input part is computed beside the steps of the chunk before, and those
+     * of the first chunk; 0: it is computed at once. */
+    size_t beside, first;
+    /* An L2 keeps what each of so many threads or more reads of the recurrent weights, or [1] of
+     * both weights, until the next step. */
+    int near[2];
 };
 
 /* `looked_up`: the input part is a copy of rows of a table, no product. */
