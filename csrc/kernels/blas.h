@@ -5,7 +5,8 @@
 
 #include "kernels/engine.h"
 
-/* y[rows][ldy] += x[rows][ldx] w[inner][ldw], row-major, `columns` columns. */
+/* y[rows][ldy] += x[rows][ldx] w[inner][ldw], row-major, `columns` columns. Rows of x or y that
+ * overlap, go backwards or lie very far apart are no matrix for a BLAS: it gets them one by one. */
 void rnn_blas_multiply(const rnn_engine *engine, rnn_dtype dtype, size_t rows, size_t columns,
                        size_t inner, const void *x, size_t ldx, const void *w, size_t ldw, void *y,
                        size_t ldy);

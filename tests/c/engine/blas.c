@@ -17,6 +17,8 @@ static int is_transposed(const char *letter) { return *letter == 'T' || *letter 
 
 static void gemm(struct matrix a, struct matrix b, int m, int n, int k, double alpha, double beta,
                  void *c, int ldc, rnn_dtype dtype) {
+    CHECK(a.ld >= (a.transposed ? k : m) && b.ld >= (b.transposed ? n : k) && ldc >= m,
+          "m %d, n %d, k %d: ld %d, %d, %d", m, n, k, a.ld, b.ld, ldc);
     for (int j = 0; j < n; j++)
         for (int i = 0; i < m; i++) {
             const size_t at = (size_t)j * (size_t)ldc + (size_t)i;
