@@ -28,7 +28,7 @@ struct run {
     char *reset_h;    /* rounded; NULL: as in the history */
     char *dprojected; /* [padded] gradients of projected hidden states, 0 from output on */
     struct rnn_parameter_gradients gradients;
-    rnn_arena arena;
+    rnn_arena arena; /* a view of the block that all directions share */
 };
 
 static size_t dgates_width(const struct rnn_phase_weights *phase, size_t padded) {
@@ -470,7 +470,7 @@ static void task(rnn_team *team, int rank, void *context) {
     rnn_parameter_gradients_finish(&run->gradients, team, rank);
 }
 
-rnn_status rnn_backward_run(const struct rnn_backward *b) {
+static struct run new_run(const struct rnn_backward *b) {
     const struct rnn_direction *d = b->direction;
     struct run run = {
         .backward = b,
@@ -481,26 +481,46 @@ rnn_status rnn_backward_run(const struct rnn_backward *b) {
         .padded = d->padded,
         .operand_size = rnn_operand_size(d),
         .last = b->rows->steps};
-    size_t bytes = 0;
     if (b->rows->total > 0) run.first = chunk_begin(&run, run.last);
     rnn_parameter_gradients_plan(&run.gradients, b, run.plan.threads);
-    RNN_TRY(pieces(&run, 0, &bytes));
-    RNN_TRY(rnn_arena_create(&run.arena, d->engine->pool, bytes));
-    rnn_status status = pieces(&run, 1, NULL);
-    clear_missing_units(&run);
+    return run;
+}
+
+static void run_direction(struct run *run) {
+    const struct rnn_backward *b = run->backward;
+    const struct rnn_direction *d = run->direction;
+    clear_missing_units(run);
     if (b->gradients && b->overwrite) rnn_parameter_gradients_zero(d, b->gradients, b->rows->total);
     if (b->dtable && !b->add_dtable && b->rows->total == 0)
         memset(b->dtable, 0, b->history->lookup.count * d->input * d->real_size);
     const struct rnn_share all = rnn_share_all(0, 1);
-    rnn_rows_gather_state(b->rows, b->dhn, NULL, d->output, run.real_size, run.dh, run.padded,
+    rnn_rows_gather_state(b->rows, b->dhn, NULL, d->output, run->real_size, run->dh, run->padded,
                           &all);
-    rnn_rows_gather_state(b->rows, b->dcn, NULL, d->hidden, run.real_size, run.dc, run.padded,
+    rnn_rows_gather_state(b->rows, b->dcn, NULL, d->hidden, run->real_size, run->dc, run->padded,
                           &all);
-    if (b->rows->total > 0) rnn_team_run(run.plan.threads, task, &run);
+    if (b->rows->total > 0) rnn_team_run(run->plan.threads, task, run);
     if (b->dh0)
-        rnn_rows_scatter_state(b->rows, run.dh, run.padded, d->output, run.real_size, b->dh0);
+        rnn_rows_scatter_state(b->rows, run->dh, run->padded, d->output, run->real_size, b->dh0);
     if (b->dc0)
-        rnn_rows_scatter_state(b->rows, run.dc, run.padded, d->hidden, run.real_size, b->dc0);
-    rnn_arena_free(&run.arena);
-    return status;
+        rnn_rows_scatter_state(b->rows, run->dc, run->padded, d->hidden, run->real_size, b->dc0);
+}
+
+rnn_status rnn_backward_run(const struct rnn_backward *b, int directions) {
+    struct run run[2];
+    rnn_arena arena;
+    size_t most = 0;
+    for (int k = 0; k < directions; k++) {
+        size_t bytes = 0;
+        run[k] = new_run(&b[k]);
+        RNN_TRY(pieces(&run[k], 0, &bytes));
+        if (bytes > most) most = bytes;
+    }
+    RNN_TRY(rnn_arena_create(&arena, b->direction->engine->pool, most));
+    for (int k = 0; k < directions; k++) {
+        run[k].arena = arena;
+        pieces(&run[k], 1, NULL);
+        run_direction(&run[k]);
+    }
+    rnn_arena_free(&arena);
+    return RNN_OK;
 }

@@ -22,6 +22,8 @@ struct rnn_backward {
     int threads;
 };
 
-rnn_status rnn_backward_run(const struct rnn_backward *backward);
+/* Run a layer's directions one after the other, in the same memory. Nothing is written before all
+ * memory is there. */
+rnn_status rnn_backward_run(const struct rnn_backward *backward, int directions);
 
 #endif

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "core/jobs.h"
 #include "core/status.h"
 #include "sequence/step.h"
 
@@ -33,7 +34,7 @@ struct run {
     char *work;                /* low precision: work_size bytes a thread, twice with `beside` */
     size_t work_size;
     atomic_int cleared; /* pieces of the padding that threads have taken */
-    rnn_arena arena;
+    rnn_arena arena;    /* a view of the block that all directions share */
 };
 
 /* Whether the gates of a table's rows are still to be computed. */
@@ -45,37 +46,33 @@ static size_t work_areas(const struct run *run) {
     return (size_t)run->plan.threads * (run->plan.beside ? 2 : 1);
 }
 
-/* The bytes of what every run needs, and these taken from its arena. */
-static rnn_status size_work(struct run *run, size_t *bytes) {
+/* Add up the sizes (`take` 0), or take the pieces. */
+#define PIECE(target, count, each)                             \
+    do {                                                       \
+        if (take)                                              \
+            target = rnn_arena_take(&run->arena, count, each); \
+        else                                                   \
+            RNN_TRY(rnn_size_add(bytes, count, each));         \
+    } while (0)
+
+/* What every run needs. */
+static rnn_status work_pieces(struct run *run, int take, size_t *bytes) {
     const struct rnn_direction *d = run->direction;
     run->work_size = rnn_direction_work(d, run->rows->rows);
-    RNN_TRY(rnn_size_add(bytes, work_areas(run), run->work_size));
-    for (size_t p = 0; p < d->cell->phases && multiplies_table(run); p++)
-        RNN_TRY(
-            rnn_size_add(bytes, run->forward->lookup->count, d->phase[p].width * run->real_size));
+    PIECE(run->work, work_areas(run), run->work_size);
+    for (size_t p = 0; p < d->cell->phases; p++) {
+        run->looked_up[p] = d->phase[p].looked_up;
+        if (multiplies_table(run))
+            PIECE(run->looked_up[p], run->forward->lookup->count,
+                  d->phase[p].width * run->real_size);
+    }
     return RNN_OK;
 }
 
-static void take_work(struct run *run) {
-    const struct rnn_direction *d = run->direction;
-    run->work = rnn_arena_take(&run->arena, work_areas(run), run->work_size);
-    for (size_t p = 0; p < d->cell->phases; p++)
-        run->looked_up[p] = multiplies_table(run)
-                                ? rnn_arena_take(&run->arena, run->forward->lookup->count,
-                                                 d->phase[p].width * run->real_size)
-                                : d->phase[p].looked_up;
-}
-
 /* Training: the buffers are the history of all steps. */
-static rnn_status use_history(struct run *run) {
+static void use_history(struct run *run) {
     struct rnn_history *history = run->history;
     const size_t initial = run->rows->rows * run->padded * run->real_size;
-    size_t bytes = 0;
-    RNN_TRY(size_work(run, &bytes));
-    if (bytes > 0) {
-        RNN_TRY(rnn_arena_create(&run->arena, run->direction->engine->pool, bytes));
-        take_work(run);
-    }
     run->rounded = run->direction->low != NULL;
     run->lookup = history->lookup;
     run->x_buffer = history->x;
@@ -87,7 +84,6 @@ static rnn_status use_history(struct run *run) {
     run->c_start = history->c;
     run->reset_h = history->reset_h;
     run->cell_out = history->cell_out;
-    return RNN_OK;
 }
 
 /* The row of the buffers that step s begins with, while the chunk from step `first` on is computed.
@@ -100,7 +96,8 @@ static size_t buffer_row(const struct run *run, size_t first, size_t s) {
     return offset[s] - offset[first] + chunk % 2 * plan->chunk_rows;
 }
 
-static rnn_status allocate_chunk(struct run *run) {
+/* Inference: they hold a chunk of steps. */
+static rnn_status chunk_pieces(struct run *run, int take, size_t *bytes) {
     const struct rnn_direction *d = run->direction;
     const size_t batch = run->rows->rows, threads = (size_t)run->plan.threads;
     const size_t rows = run->plan.chunk_rows * (run->plan.beside ? 2 : 1);
@@ -110,42 +107,30 @@ static rnn_status allocate_chunk(struct run *run) {
     const int fused = run->plan.fused == run->rows->steps;
     const int in_place =
         lookup || fused || rnn_rows_in_place(run->rows, x, run->forward->reverse, &run->ldx);
-    const int place_x = run->plan.fused > 0 && !rnn_rows_step_in_place(run->rows, x);
     const int place_y = !rnn_rows_step_in_place(run->rows, y);
-    size_t bytes = 0;
+    int64_t *index = NULL;
     if (!in_place) run->ldx = d->input;
     run->x_size = size;
     run->copies_h = place_y && (d->blas || rnn_projects(d));
-    RNN_TRY(rnn_size_add(&bytes, place_x ? batch : 0, sizeof *run->x_at));
-    RNN_TRY(rnn_size_add(&bytes, place_y ? batch : 0, sizeof *run->y_at));
-    RNN_TRY(rnn_size_add(&bytes, in_place ? 0 : rows, d->input * size));
-    for (size_t p = 0; p < d->cell->phases; p++)
-        RNN_TRY(rnn_size_add(&bytes, fused ? 0 : rows, d->phase[p].width * size));
-    RNN_TRY(rnn_size_add(&bytes, batch, state));
-    RNN_TRY(rnn_size_add(&bytes, batch, state));
-    RNN_TRY(rnn_size_add(&bytes, batch, state));
-    RNN_TRY(rnn_size_add(&bytes, rnn_projects(d) ? batch : 0, state));
-    RNN_TRY(rnn_size_add(&bytes, lookup ? run->rows->total : 0, sizeof(int64_t)));
-    RNN_TRY(rnn_size_add(&bytes, run->plan.beside ? threads : 0, sizeof *run->beside));
-    RNN_TRY(size_work(run, &bytes));
-    RNN_TRY(rnn_arena_create(&run->arena, d->engine->pool, bytes));
-    if (place_x) run->x_at = rnn_arena_take(&run->arena, batch, sizeof *run->x_at);
-    if (place_y) run->y_at = rnn_arena_take(&run->arena, batch, sizeof *run->y_at);
-    run->x_buffer = in_place ? NULL : rnn_arena_take(&run->arena, rows, d->input * size);
+    if (run->plan.fused > 0 && !rnn_rows_step_in_place(run->rows, x))
+        PIECE(run->x_at, batch, sizeof *run->x_at);
+    if (place_y) PIECE(run->y_at, batch, sizeof *run->y_at);
+    if (!in_place) PIECE(run->x_buffer, rows, d->input * size);
     for (size_t p = 0; p < d->cell->phases && !fused; p++)
-        run->gates[p] = rnn_arena_take(&run->arena, rows, d->phase[p].width * size);
-    run->h_start = rnn_arena_take(&run->arena, batch, state);
-    run->c_start = rnn_arena_take(&run->arena, batch, state);
-    run->reset_h = rnn_arena_take(&run->arena, batch, state);
-    if (rnn_projects(d)) run->cell_out = rnn_arena_take(&run->arena, batch, state);
-    if (run->plan.beside) run->beside = rnn_arena_take(&run->arena, threads, sizeof *run->beside);
-    take_work(run);
+        PIECE(run->gates[p], rows, d->phase[p].width * size);
+    PIECE(run->h_start, batch, state);
+    PIECE(run->c_start, batch, state);
+    PIECE(run->reset_h, batch, state);
+    if (rnn_projects(d)) PIECE(run->cell_out, batch, state);
+    if (run->plan.beside) PIECE(run->beside, threads, sizeof *run->beside);
+    RNN_TRY(work_pieces(run, take, bytes));
     if (!lookup) return RNN_OK;
-    int64_t *index = rnn_arena_take(&run->arena, run->rows->total, sizeof *index);
-    rnn_lookup_pack(lookup, run->rows, run->forward->reverse, index);
+    PIECE(index, run->rows->total, sizeof *index);
+    if (take) rnn_lookup_pack(lookup, run->rows, run->forward->reverse, index);
     run->lookup = (struct rnn_packed_lookup){lookup->count, lookup->table, index};
     return RNN_OK;
 }
+#undef PIECE
 
 /* Whether step s reads its x where the caller has it, computing its input part itself. */
 static int reads_x(const struct run *run, size_t s) { return s < run->plan.fused && !run->history; }
@@ -557,22 +542,51 @@ static void final_states(const struct run *run) {
     }
 }
 
-rnn_status rnn_forward_run(const struct rnn_forward *f) {
-    struct run run = {.forward = f,
-                      .direction = f->direction,
-                      .rows = f->rows,
-                      .plan = rnn_plan_forward(f->direction, f->rows, f->threads,
-                                               f->history != NULL, f->lookup != NULL),
-                      .history = f->history,
-                      .real_size = f->direction->real_size,
-                      .padded = f->direction->padded};
-    RNN_TRY(f->history ? use_history(&run) : allocate_chunk(&run));
-    if (!run.plan.compact) {
+static rnn_status pieces(struct run *run, int take, size_t *bytes) {
+    return run->history ? work_pieces(run, take, bytes) : chunk_pieces(run, take, bytes);
+}
+
+static struct run new_run(const struct rnn_forward *f) {
+    return (struct run){.forward = f,
+                        .direction = f->direction,
+                        .rows = f->rows,
+                        .plan = rnn_plan_forward(f->direction, f->rows, f->threads,
+                                                 f->history != NULL, f->lookup != NULL),
+                        .history = f->history,
+                        .real_size = f->direction->real_size,
+                        .padded = f->direction->padded};
+}
+
+static rnn_status run_direction(void *context, size_t k) {
+    struct run *run = (struct run *)context + k;
+    RNN_TRY(pieces(run, 1, NULL));
+    if (run->history) use_history(run);
+    if (!run->plan.compact) {
         const struct rnn_share all = rnn_share_all(0, 1);
-        begin_rows(&run, &all);
+        begin_rows(run, &all);
     }
-    rnn_team_run(run.plan.threads, task, &run);
-    final_states(&run);
-    rnn_arena_free(&run.arena);
+    rnn_team_run(run->plan.threads, task, run);
+    final_states(run);
     return RNN_OK;
+}
+
+rnn_status rnn_forward_run(const struct rnn_forward *f, int directions, int together) {
+    struct run run[2];
+    rnn_arena arena = {0};
+    size_t bytes = 0;
+    for (int k = 0; k < directions; k++) {
+        run[k] = new_run(&f[k]);
+        size_t end = run[k].arena.used = together ? bytes : 0;
+        RNN_TRY(pieces(&run[k], 0, &end));
+        if (end > bytes) bytes = end;
+    }
+    if (bytes > 0) RNN_TRY(rnn_arena_create(&arena, f->direction->engine->pool, bytes));
+    for (int k = 0; k < directions; k++) {
+        run[k].arena.base = arena.base;
+        run[k].arena.size = arena.size;
+    }
+    const rnn_status status =
+        rnn_jobs_run(together ? directions : 1, (size_t)directions, run_direction, run);
+    rnn_arena_free(&arena);
+    return status;
 }

@@ -19,6 +19,8 @@ struct rnn_forward {
     int threads;
 };
 
-rnn_status rnn_forward_run(const struct rnn_forward *forward);
+/* Run a layer's directions, two of them side by side (`together`) or one after the other in the
+ * same memory. Nothing is written before all memory is there. */
+rnn_status rnn_forward_run(const struct rnn_forward *forward, int directions, int together);
 
 #endif

@@ -2,7 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <string.h>
 
-#include "core/jobs.h"
 #include "core/status.h"
 #include "sequence/backward.h"
 #include "sequence/layer.h"
@@ -119,11 +118,6 @@ rnn_sequence rnn_sequence_columns(rnn_sequence sequence, size_t column, size_t r
     return sequence;
 }
 
-static rnn_status run_direction(void *context, size_t k) {
-    const struct rnn_forward *forward = context;
-    return rnn_forward_run(&forward[k]);
-}
-
 rnn_status rnn_layer_directions(const rnn_layer_io *io, int directions, int threads,
                                 const struct rnn_rows *rows,
                                 const struct rnn_direction *const *direction,
@@ -150,7 +144,7 @@ rnn_status rnn_layer_directions(const rnn_layer_io *io, int directions, int thre
             .threads = together ? 1 : threads,
         };
     }
-    return rnn_jobs_run(together ? directions : 1, (size_t)directions, run_direction, forward);
+    return rnn_forward_run(forward, directions, together);
 }
 
 static rnn_status fill_tape(struct rnn_tape *tape, const rnn_engine *engine,
@@ -213,16 +207,13 @@ rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
         return rnn_fail(RNN_ERR_ARGUMENT, "dx is given, but the input was a lookup: use dtable");
     if (grad->dtable && !tape->each[0].history.lookup.count)
         return rnn_fail(RNN_ERR_ARGUMENT, "dtable is given, but the input was x, no lookup");
-    if (grad->dx.data) {
-        const struct rnn_direction *d = &tape->each[0].direction;
-        rnn_rows_clear_padding(&tape->rows, tape->steps, d->input, d->real_size, &grad->dx, 0, 1);
-    }
+    struct rnn_backward backward[2];
     for (int k = 0; k < tape->directions; k++) {
         const struct rnn_direction *d = &tape->each[k].direction;
         const size_t size = d->real_size;
         const size_t h = (size_t)k * tape->rows.rows * d->output;
         const size_t c = (size_t)k * tape->rows.rows * d->hidden;
-        RNN_TRY(rnn_backward_run(&(struct rnn_backward){
+        backward[k] = (struct rnn_backward){
             .direction = d,
             .rows = &tape->rows,
             .reverse = k,
@@ -239,7 +230,12 @@ rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
             .gradients = grad->gradients ? &grad->gradients[k] : NULL,
             .overwrite = grad->overwrite,
             .threads = grad->threads,
-        }));
+        };
+    }
+    RNN_TRY(rnn_backward_run(backward, tape->directions));
+    if (grad->dx.data) {
+        const struct rnn_direction *d = &tape->each[0].direction;
+        rnn_rows_clear_padding(&tape->rows, tape->steps, d->input, d->real_size, &grad->dx, 0, 1);
     }
     return RNN_OK;
 }

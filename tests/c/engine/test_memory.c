@@ -27,6 +27,16 @@ static rnn_status make_engine(rnn_gemm gemm, rnn_engine **engine) {
     return rnn_engine_create(&options, engine);
 }
 
+/* What a call that fails finds in its results, and has to leave there. */
+static void *new_results(size_t count) { return memset(allocate(count, 4), 0x3c, 4 * count); }
+
+static int untouched(const void *results, size_t count) {
+    const unsigned char *bytes = results;
+    for (size_t i = 0; i < 4 * count; i++)
+        if (bytes[i] != 0x3c) return 0;
+    return 1;
+}
+
 /* An engine, a layer forward and backward. Handles are freed also after a failure. */
 static rnn_status train_in(const struct kind *kind, rnn_gemm gemm, rnn_weight_format products,
                            const int64_t *indices) {
@@ -37,7 +47,7 @@ static rnn_status train_in(const struct kind *kind, rnn_gemm gemm, rnn_weight_fo
     if (products != RNN_WEIGHTS_REAL && p.varied) p.varied = 1;
     const struct layout l = layout_of(&p);
     void *inputs = new_inputs(&p, 1), *dout = new_output_gradients(&p, 1);
-    void *outputs = allocate(l.outputs, sizeof(float)), *din = allocate(l.inputs, sizeof(float));
+    void *outputs = new_results(l.outputs), *din = new_results(l.inputs);
     rnn_engine *engine = (rnn_engine *)&engine; /* anything but NULL */
     rnn_tape *tape = NULL;
     rnn_status status = make_engine(gemm, &engine);
@@ -45,10 +55,14 @@ static rnn_status train_in(const struct kind *kind, rnn_gemm gemm, rnn_weight_fo
         tape = (rnn_tape *)&tape;
         status = forward(engine, &p, inputs, outputs, &tape);
         CHECK((status == RNN_OK) == (tape != NULL), "tape after status %d", (int)status);
+        CHECK((status == RNN_OK) != untouched(outputs, l.outputs), "outputs, status %d", status);
     } else {
         CHECK(engine == NULL, "engine after status %d", (int)status);
     }
-    if (status == RNN_OK) status = backward(tape, &p, dout, din);
+    if (status == RNN_OK) {
+        status = backward(tape, &p, dout, din);
+        CHECK((status == RNN_OK) != untouched(din, l.inputs), "gradients, status %d", status);
+    }
     rnn_tape_free(tape);
     if (engine != (rnn_engine *)&engine) rnn_engine_free(engine);
     free(inputs);
@@ -69,6 +83,21 @@ static rnn_status train_lookup(const struct kind *kind, rnn_gemm gemm) {
 
 static rnn_status train_low(const struct kind *kind, rnn_gemm gemm) {
     return train_in(kind, gemm, RNN_WEIGHTS_BFLOAT16, NULL);
+}
+
+/* A layer forward, without a tape. */
+static rnn_status run_layer(const struct kind *kind, rnn_gemm gemm) {
+    const struct problem p = small(kind);
+    const struct layout l = layout_of(&p);
+    void *inputs = new_inputs(&p, 1), *outputs = new_results(l.outputs);
+    rnn_engine *engine = NULL;
+    rnn_status status = make_engine(gemm, &engine);
+    if (status == RNN_OK) status = forward(engine, &p, inputs, outputs, NULL);
+    CHECK((status == RNN_OK) != untouched(outputs, l.outputs), "outputs, status %d", status);
+    rnn_engine_free(engine);
+    free(inputs);
+    free(outputs);
+    return status;
 }
 
 static rnn_status add_layers(rnn_session *session, const struct problem *p, const float *inputs) {
@@ -136,6 +165,7 @@ void test_failing_allocations(void) {
             sweep(train, &cells[c], (rnn_gemm)gemm);
             sweep(train_lookup, &cells[c], (rnn_gemm)gemm);
             sweep(train_low, &cells[c], (rnn_gemm)gemm);
+            sweep(run_layer, &cells[c], (rnn_gemm)gemm);
             sweep(infer, &cells[c], (rnn_gemm)gemm);
         }
 }
