@@ -291,21 +291,34 @@ rnn_status rnn_session_set_initial(rnn_session *session, size_t k, const void *h
     const struct rnn_layer *found = NULL;
     RNN_TRY(find_recurrent(session, k, &found));
     struct rnn_layer *layer = &session->layers[found - session->layers];
+static void exchange(void **one, void **other) {
+    void *before = *one;
+    *one = *other;
+    *other = before;
+}
+
     if (c0 && !layer->direction[0].cell->has_c)
         return rnn_fail(RNN_ERR_ARGUMENT, "c0 is given, but recurrent layer %zu has no cell state",
                         k);
-    for (size_t i = 0; i < (size_t)layer->directions; i++) {
-        struct rnn_direction *d = &layer->direction[i];
-        const size_t size = session->real_size;
-        rnn_release(d->h0);
-        rnn_release(d->c0);
-        d->h0 = d->c0 = NULL;
-        if (h0)
-            RNN_TRY(copy_vector(&d->h0, (const char *)h0 + i * d->output * size, d->output, size));
-        if (c0)
-            RNN_TRY(copy_vector(&d->c0, (const char *)c0 + i * d->hidden * size, d->hidden, size));
+    void *h[2] = {NULL, NULL}, *c[2] = {NULL, NULL};
+    const size_t size = session->real_size, directions = (size_t)layer->directions;
+    rnn_status status = RNN_OK;
+    for (size_t i = 0; i < directions && status == RNN_OK; i++) {
+        const struct rnn_direction *d = &layer->direction[i];
+        status = copy_vector(&h[i], rnn_element(h0, i * d->output, size), d->output, size);
+        if (status == RNN_OK)
+            status = copy_vector(&c[i], rnn_element(c0, i * d->hidden, size), d->hidden, size);
     }
-    return RNN_OK;
+    for (size_t i = 0; i < directions; i++) {
+        struct rnn_direction *d = &layer->direction[i];
+        if (status == RNN_OK) {
+            exchange(&d->h0, &h[i]);
+            exchange(&d->c0, &c[i]);
+        }
+        rnn_release(h[i]);
+        rnn_release(c[i]);
+    }
+    return status;
 }
 
 rnn_status rnn_session_recurrent_shape(const rnn_session *session, size_t k, size_t *hidden,

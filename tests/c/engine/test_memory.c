@@ -170,6 +170,39 @@ void test_failing_allocations(void) {
         }
 }
 
+/* Initial states that there is no memory for leave the ones before. */
+void test_failing_initial_states(void) {
+    struct problem p = small(&cells[LSTM]);
+    const size_t states = 2 * p.hidden;
+    rnn_engine *engine = new_engine(NULL, RNN_GEMM_AUTO);
+    float *inputs = new_inputs(&p, 1), *first = inputs, *other = inputs + states;
+    float before[4 * 3 * 2 * 18], after[4 * 3 * 2 * 18];
+    rnn_session *session;
+    rnn_weights weights[2];
+    rnn_session_io io = {
+        .steps = 4, .rows = 3, .x = {inputs, 9, 3}, .y = {before, 108, 36}, .threads = 1};
+    context = "initial states";
+    point_weights(&p, inputs, weights);
+    NEED(rnn_session_create(engine, RNN_FLOAT32, 3, 0, &session));
+    NEED(rnn_session_add_recurrent(session, p.cell, p.hidden, 2, NULL, weights));
+    NEED(rnn_session_set_initial(session, 0, first, first));
+    NEED(rnn_session_run(session, &io));
+    io.y.data = after;
+    for (size_t nth = 1; nth <= 4; nth++) {
+        rnn_test_fail_allocation(nth);
+        FAILS(rnn_session_set_initial(session, 0, other, other), RNN_ERR_MEMORY, "bytes");
+        rnn_test_fail_allocation(0);
+        NEED(rnn_session_run(session, &io));
+        CHECK(memcmp(before, after, sizeof before) == 0, "allocation %zu: other states", nth);
+    }
+    NEED(rnn_session_set_initial(session, 0, other, other));
+    NEED(rnn_session_run(session, &io));
+    CHECK(memcmp(before, after, sizeof before) != 0, "states without an effect");
+    rnn_session_free(session);
+    rnn_engine_free(engine);
+    free(inputs);
+}
+
 void test_step_allocations(void) {
     for (size_t c = 0; c < CELLS; c++) {
         struct problem p = small(&cells[c]);
