@@ -12,7 +12,8 @@
  *     last error, what its teams learned about crowded CPUs (threads.c reads a clock for that) and
  *     which CPUs OpenMP's threads may use, so that no two wake on one. None of it changes a result.
  *   - The caller owns every array; the library owns every handle, from _create to _free.
- *     _free(NULL) does nothing.
+ *     _free(NULL) does nothing, and what returns no status does nothing with a NULL handle or
+ *     gives 0 or NULL.
  *   - `const` handles may be shared by threads; a tape or a stream belongs to one thread at a time.
  *   - Arrays are float or double as the dtype says, C-contiguous unless strides are given, and an
  *     array that is written may not overlap any other array.
@@ -221,7 +222,8 @@ typedef struct rnn_weights {
                               and o; NULL: none */
 } rnn_weights;
 
-/* Gradients of one direction, same shapes; each may be NULL. */
+/* Gradients of one direction, same shapes; each may be NULL. Of what the layer has not (w_hr,
+ * peepholes) there is none. */
 typedef struct rnn_gradients {
     void *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *peepholes;
 } rnn_gradients;
@@ -252,7 +254,7 @@ typedef struct rnn_layer_io {
     rnn_sequence x;           /* [T,B,I], read; steps beyond a row's length are never looked at */
     const rnn_lookup *lookup; /* instead of x, with products in the dtype; NULL: x */
     rnn_sequence y;           /* [T,B,D*P], written; 0 beyond a row's length */
-    const void *h0, *c0;      /* [D,B,P], [D,B,H], read; NULL: zeros (c0: LSTM only) */
+    const void *h0, *c0;      /* [D,B,P], [D,B,H], read; NULL: zeros (c0, cn: LSTM only) */
     void *hn, *cn;            /* the same, written, each row's own last state; NULL: not wanted */
 } rnn_layer_io;
 
@@ -268,7 +270,7 @@ RNN_API rnn_status rnn_layer_forward(const rnn_engine *engine, const rnn_layer_o
 /* Gradients of a layer. */
 typedef struct rnn_layer_grad {
     rnn_sequence dy;          /* [T,B,D*P], read; data NULL: zeros */
-    const void *dhn, *dcn;    /* [D,B,P], [D,B,H], read; NULL: zeros */
+    const void *dhn, *dcn;    /* [D,B,P], [D,B,H], read; NULL: zeros (dcn, dc0: LSTM only) */
     rnn_sequence dx;          /* [T,B,I], written, 0 beyond a length; data NULL: not wanted */
     void *dtable;             /* of a lookup [count,I], added to; NULL: not wanted */
     void *dh0, *dc0;          /* as dhn, dcn, written; NULL: not wanted */
@@ -364,7 +366,8 @@ typedef struct rnn_session_io {
                                length may be any; read */
     rnn_sequence y;         /* [rnn_session_steps of T,B,O], written */
     const void *const *h0;  /* one [D,B,P] a recurrent layer; NULL, or an entry NULL: its own */
-    const void *const *c0;  /* the same, [D,B,H] */
+    const void *const *c0;  /* the same, [D,B,H]; entries of layers without a cell state are not
+                               looked at */
     void *const *hn;        /* as h0, written; NULL, or an entry NULL: not wanted */
     void *const *cn;        /* as c0, the same */
     int threads;

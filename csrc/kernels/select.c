@@ -172,20 +172,20 @@ void rnn_engine_give(rnn_engine *engine, void *memory, size_t bytes) {
     if (engine) rnn_pool_give(engine->pool, memory, bytes);
 }
 
-const char *rnn_engine_isa(const rnn_engine *engine) { return engine->isa; }
+const char *rnn_engine_isa(const rnn_engine *engine) { return engine ? engine->isa : NULL; }
 
 const char *rnn_engine_bit_class(const rnn_engine *engine) {
-    return engine->kernels[RNN_FLOAT32]->bit_class;
+    return engine ? engine->kernels[RNN_FLOAT32]->bit_class : NULL;
 }
 
 const char *rnn_engine_format_class(const rnn_engine *engine, rnn_weight_format format) {
-    if ((unsigned)format >= RNN_WEIGHTS_COUNT) return NULL;
+    if (!engine || (unsigned)format >= RNN_WEIGHTS_COUNT) return NULL;
     const struct rnn_low_kernels *low = engine->low[format];
     return low ? low->bit_class : rnn_engine_bit_class(engine);
 }
 
 const char *rnn_engine_route(const rnn_engine *engine, rnn_weight_format format, int *native) {
-    if ((unsigned)format >= RNN_WEIGHTS_COUNT) return NULL;
+    if (!engine || (unsigned)format >= RNN_WEIGHTS_COUNT) return NULL;
     const struct rnn_low_kernels *low = engine->low[format];
     if (native) *native = low ? low->native : 1;
     return low ? low->route : "multiply-add";

@@ -186,6 +186,7 @@ rnn_status rnn_session_add_layer_norm(rnn_session *session, double eps, const vo
                                       const void *bias) {
     struct rnn_layer *layer = NULL;
     RNN_TRY(next_layer(session, RNN_LAYER_NORM, &layer));
+    RNN_TRY(rnn_check_eps(eps));
     layer->eps = eps;
     rnn_status status = copy_vector(&layer->weight, weight, layer->inputs, session->real_size);
     if (status == RNN_OK)
@@ -234,6 +235,7 @@ rnn_status rnn_session_add_map(rnn_session *session, rnn_map map, double alpha, 
 }
 
 size_t rnn_session_outputs(const rnn_session *session) {
+    if (!session) return 0;
     const struct rnn_layer *last = rnn_session_last(session);
     return last ? last->outputs : session->inputs;
 }
@@ -243,6 +245,7 @@ size_t rnn_layer_steps(const struct rnn_layer *layer, size_t steps) {
 }
 
 size_t rnn_session_steps(const rnn_session *session, size_t steps) {
+    if (!session) return 0;
     for (size_t i = 0; i < session->count; i++) steps = rnn_layer_steps(&session->layers[i], steps);
     return steps;
 }
@@ -256,7 +259,7 @@ static size_t layer_vectors(const struct rnn_layer *layer) {
 
 size_t rnn_session_bytes(const rnn_session *session) {
     size_t bytes = 0;
-    for (size_t i = 0; i < session->count; i++) {
+    for (size_t i = 0; session && i < session->count; i++) {
         const struct rnn_layer *layer = &session->layers[i];
         bytes += layer_vectors(layer) * session->real_size;
         if (layer->matrix.panels.data) bytes += rnn_matrix_bytes(&layer->matrix);
@@ -275,28 +278,29 @@ const struct rnn_layer *rnn_session_recurrent(const rnn_session *session, size_t
 
 size_t rnn_session_recurrents(const rnn_session *session) {
     size_t k = 0;
-    while (rnn_session_recurrent(session, k)) k++;
+    while (session && rnn_session_recurrent(session, k)) k++;
     return k;
 }
 
 static rnn_status find_recurrent(const rnn_session *session, size_t k,
                                  const struct rnn_layer **layer) {
+    if (!session) return rnn_fail(RNN_ERR_ARGUMENT, "session is NULL");
     *layer = rnn_session_recurrent(session, k);
     if (*layer) return RNN_OK;
     return rnn_fail(RNN_ERR_ARGUMENT, "k is %zu, expected less than %zu recurrent layers", k,
                     rnn_session_recurrents(session));
 }
 
-rnn_status rnn_session_set_initial(rnn_session *session, size_t k, const void *h0, const void *c0) {
-    const struct rnn_layer *found = NULL;
-    RNN_TRY(find_recurrent(session, k, &found));
-    struct rnn_layer *layer = &session->layers[found - session->layers];
 static void exchange(void **one, void **other) {
     void *before = *one;
     *one = *other;
     *other = before;
 }
 
+rnn_status rnn_session_set_initial(rnn_session *session, size_t k, const void *h0, const void *c0) {
+    const struct rnn_layer *found = NULL;
+    RNN_TRY(find_recurrent(session, k, &found));
+    struct rnn_layer *layer = &session->layers[found - session->layers];
     if (c0 && !layer->direction[0].cell->has_c)
         return rnn_fail(RNN_ERR_ARGUMENT, "c0 is given, but recurrent layer %zu has no cell state",
                         k);
@@ -325,6 +329,12 @@ rnn_status rnn_session_recurrent_shape(const rnn_session *session, size_t k, siz
                                        size_t *outputs, int *directions, int *has_c) {
     const struct rnn_layer *layer = NULL;
     RNN_TRY(find_recurrent(session, k, &layer));
+    if (!hidden || !outputs || !directions || !has_c)
+        return rnn_fail(RNN_ERR_ARGUMENT, "%s is NULL, expected where to store it",
+                        !hidden       ? "hidden"
+                        : !outputs    ? "outputs"
+                        : !directions ? "directions"
+                                      : "has_c");
     *outputs = layer->direction[0].output;
     *hidden = layer->direction[0].hidden;
     *directions = layer->directions;

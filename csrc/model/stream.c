@@ -347,6 +347,7 @@ static void start_rows(char *rows, size_t count, size_t ld, const void *from, si
 }
 
 void rnn_stream_reset(rnn_stream *stream) {
+    if (!stream) return;
     const size_t size = stream->session->real_size;
     for (size_t i = 0; i < stream->count; i++) {
         struct stage *stage = &stream->stages[i];
@@ -365,6 +366,7 @@ void rnn_stream_reset(rnn_stream *stream) {
 /* The part of recurrent layer k, or an error. */
 static rnn_status find_stage(const rnn_stream *stream, size_t k, const struct stage **stage) {
     size_t seen = 0;
+    if (!stream) return rnn_fail(RNN_ERR_ARGUMENT, "stream is NULL");
     for (size_t i = 0; i < stream->count; i++) {
         *stage = &stream->stages[i];
         if ((*stage)->layer->kind == RNN_LAYER_RECURRENT && seen++ == k) return RNN_OK;

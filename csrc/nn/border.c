@@ -26,6 +26,11 @@ rnn_status rnn_check_array(const void *array, const char *name, int needed) {
     return rnn_fail(RNN_ERR_ARGUMENT, "%s is NULL", name);
 }
 
+rnn_status rnn_check_eps(double eps) {
+    if (eps >= 0) return RNN_OK;
+    return rnn_fail(RNN_ERR_ARGUMENT, "eps is %g, expected 0 or more", eps);
+}
+
 rnn_status rnn_check_indices(const int64_t *indices, const char *name, size_t n, size_t count,
                              const int64_t *other) {
     for (size_t i = 0; i < n; i++)

@@ -18,6 +18,9 @@ rnn_status rnn_check_array(const void *array, const char *name, int needed);
 /* A function and the parameters it has. */
 rnn_status rnn_check_map(rnn_map map, double alpha, double beta);
 
+/* What a layer norm adds to a variance. */
+rnn_status rnn_check_eps(double eps);
+
 /* Indices that must be 0 to `count` - 1, or `*other` unless that is NULL. */
 rnn_status rnn_check_indices(const int64_t *indices, const char *name, size_t n, size_t count,
                              const int64_t *other);

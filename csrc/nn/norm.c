@@ -35,7 +35,7 @@ rnn_status rnn_layer_norm_forward(const rnn_engine *engine, rnn_dtype dtype, siz
     RNN_TRY(check_norm(engine, dtype, rows, features, threads));
     RNN_CHECK_ARRAY(x, rows);
     RNN_CHECK_ARRAY(y, rows);
-    if (!(eps >= 0)) return rnn_fail(RNN_ERR_ARGUMENT, "eps is %g, expected 0 or more", eps);
+    RNN_TRY(rnn_check_eps(eps));
     struct forward_call call = {
         rnn_kernels_of(engine, dtype),
         {rows, features, x, features, weight, bias, eps, y, features, mean, rstd}};

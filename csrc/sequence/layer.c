@@ -97,6 +97,14 @@ static rnn_status check_options(const rnn_engine *engine, const rnn_layer_option
     return rnn_check_products(options->products, options->dtype);
 }
 
+/* Two arrays that only a cell with a cell state has. */
+static rnn_status check_cell_states(const struct rnn_cell_info *cell, const char *name,
+                                    const void *one, const char *other_name, const void *other) {
+    if (cell->has_c || (!one && !other)) return RNN_OK;
+    return rnn_fail(RNN_ERR_ARGUMENT, "%s is given, but a %s has no cell state",
+                    one ? name : other_name, cell->name);
+}
+
 static rnn_status check_io(const rnn_layer_options *options, const rnn_layer_io *io) {
     if (!io) return rnn_fail(RNN_ERR_ARGUMENT, "io is NULL");
     const int some = io->steps > 0 && io->rows > 0;
@@ -106,7 +114,7 @@ static rnn_status check_io(const rnn_layer_options *options, const rnn_layer_io 
     if (some && !io->lookup && !io->x.data && options->input > 0)
         return rnn_fail(RNN_ERR_ARGUMENT, "x is NULL");
     if (some && !io->y.data) return rnn_fail(RNN_ERR_ARGUMENT, "y is NULL");
-    return RNN_OK;
+    return check_cell_states(&rnn_cell_infos[options->cell], "c0", io->c0, "cn", io->cn);
 }
 
 static void *offset(const void *base, size_t index, size_t real_size) {
@@ -198,8 +206,17 @@ rnn_status rnn_layer_forward(const rnn_engine *engine, const rnn_layer_options *
     return status;
 }
 
-rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
-    if (!tape) return rnn_fail(RNN_ERR_ARGUMENT, "tape is NULL");
+static rnn_status check_gradients(const struct rnn_direction *d, const rnn_gradients *gradients) {
+    if (gradients->w_hr && !rnn_projects(d))
+        return rnn_fail(RNN_ERR_ARGUMENT,
+                        "gradients->w_hr is given, but the layer has no projection");
+    if (gradients->peepholes && !d->peepholes)
+        return rnn_fail(RNN_ERR_ARGUMENT,
+                        "gradients->peepholes is given, but the layer has no peepholes");
+    return RNN_OK;
+}
+
+static rnn_status check_grad(const struct rnn_tape *tape, const rnn_layer_grad *grad) {
     if (!grad) return rnn_fail(RNN_ERR_ARGUMENT, "grad is NULL");
     if (grad->threads < 1)
         return rnn_fail(RNN_ERR_ARGUMENT, "threads is %d, expected at least 1", grad->threads);
@@ -207,6 +224,14 @@ rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
         return rnn_fail(RNN_ERR_ARGUMENT, "dx is given, but the input was a lookup: use dtable");
     if (grad->dtable && !tape->each[0].history.lookup.count)
         return rnn_fail(RNN_ERR_ARGUMENT, "dtable is given, but the input was x, no lookup");
+    for (int k = 0; k < tape->directions && grad->gradients; k++)
+        RNN_TRY(check_gradients(&tape->each[k].direction, &grad->gradients[k]));
+    return check_cell_states(tape->each[0].direction.cell, "dcn", grad->dcn, "dc0", grad->dc0);
+}
+
+rnn_status rnn_layer_backward(rnn_tape *tape, const rnn_layer_grad *grad) {
+    if (!tape) return rnn_fail(RNN_ERR_ARGUMENT, "tape is NULL");
+    RNN_TRY(check_grad(tape, grad));
     struct rnn_backward backward[2];
     for (int k = 0; k < tape->directions; k++) {
         const struct rnn_direction *d = &tape->each[k].direction;

@@ -1,7 +1,11 @@
 /* test_errors.c - bad arguments: a status, a message that names the argument, nothing written.
  * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
 #include "problem.h"
 #include "tests.h"
+
+static float x[12], y[32], states[16];
 
 static struct problem small(void) {
     return (struct problem){.cell = RNN_CELL_LSTM,
@@ -46,6 +50,10 @@ void test_engine_errors(void) {
     CHECK(rnn_default_threads() >= 1, "%d", rnn_default_threads());
     CHECK(strcmp(rnn_version(), RNN_VERSION) == 0, "%s", rnn_version());
     rnn_engine_free(NULL);
+    rnn_engine_give(NULL, x, sizeof x);
+    CHECK(!rnn_engine_isa(NULL) && !rnn_engine_bit_class(NULL), "");
+    CHECK(!rnn_engine_route(NULL, RNN_WEIGHTS_INT8, NULL), "");
+    CHECK(!rnn_engine_format_class(NULL, RNN_WEIGHTS_INT8), "");
 }
 
 /* A call with one thing wrong. */
@@ -55,8 +63,6 @@ struct call {
     rnn_weights weights[2];
     rnn_layer_io io;
 };
-
-static float x[12], y[32], states[16];
 
 static struct call good_call(const rnn_engine *engine, const struct problem *p, void *inputs) {
     struct call c = {.engine = engine,
@@ -108,6 +114,8 @@ void test_layer_errors(void) {
     WRONG((c.options.directions = 2, c.weights[1].w_hh = NULL), "w_");
     WRONG(c.io.x.data = NULL, "x");
     WRONG(c.io.y.data = NULL, "y");
+    WRONG((c.options.cell = RNN_CELL_GRU, c.io.c0 = states), "c0 is given, but a gru");
+    WRONG((c.options.cell = RNN_CELL_TANH, c.io.cn = states), "cn is given");
     for (size_t k = 0; k < sizeof lengths / sizeof lengths[0]; k++)
         WRONG(c.io.lengths = lengths[k], "lengths[");
     static const int64_t beyond[] = {0, 1, 2, 3}, negative[] = {0, -1, 2, 0};
@@ -151,6 +159,18 @@ void test_layer_errors(void) {
     FAILS(rnn_layer_backward(tape, &grad), RNN_ERR_ARGUMENT, "threads");
     grad = (rnn_layer_grad){.threads = 1, .dtable = x};
     FAILS(rnn_layer_backward(tape, &grad), RNN_ERR_ARGUMENT, "dtable");
+    grad = (rnn_layer_grad){.threads = 1, .gradients = &(rnn_gradients){.w_hr = y}};
+    FAILS(rnn_layer_backward(tape, &grad), RNN_ERR_ARGUMENT, "w_hr");
+    grad.gradients = &(rnn_gradients){.peepholes = y};
+    FAILS(rnn_layer_backward(tape, &grad), RNN_ERR_ARGUMENT, "peepholes");
+    rnn_tape_free(tape);
+    c = good;
+    c.options.cell = RNN_CELL_GRU;
+    NEED(rnn_layer_forward(engine, &c.options, c.weights, &c.io, &tape));
+    grad = (rnn_layer_grad){.threads = 1, .dcn = states};
+    FAILS(rnn_layer_backward(tape, &grad), RNN_ERR_ARGUMENT, "dcn");
+    grad = (rnn_layer_grad){.threads = 1, .dc0 = states};
+    FAILS(rnn_layer_backward(tape, &grad), RNN_ERR_ARGUMENT, "dc0");
     rnn_tape_free(tape);
     c = good;
     c.io.lookup = &(rnn_lookup){first_step, 0, 1, x, 3};
@@ -214,10 +234,28 @@ void test_session_errors(void) {
     FAILS(rnn_session_add_linear(s, 2, NULL, NULL), RNN_ERR_ARGUMENT, "weight");
     FAILS(rnn_session_add_embedding(s, 2, 3, inputs), RNN_ERR_ARGUMENT, "embedding");
     FAILS(rnn_session_add_map(s, (rnn_map)99, 0, 0), RNN_ERR_ARGUMENT, "map");
+    FAILS(rnn_session_add_layer_norm(s, -1, NULL, NULL), RNN_ERR_ARGUMENT, "eps is -1");
+    FAILS(rnn_session_add_layer_norm(s, NAN, NULL, NULL), RNN_ERR_ARGUMENT, "eps");
     /* What failed left nothing behind. */
     NEED(rnn_session_add_recurrent(s, p.cell, 4, 1, NULL, w));
     CHECK(rnn_session_recurrents(s) == 1 && rnn_session_outputs(s) == 4, "");
     NEED(rnn_session_run(s, &io));
+    size_t hidden = 0, outputs = 0;
+    int directions = 0, has_c = 0;
+    FAILS(rnn_session_set_initial(NULL, 0, x, x), RNN_ERR_ARGUMENT, "session");
+    FAILS(rnn_session_recurrent_shape(NULL, 0, &hidden, &outputs, &directions, &has_c),
+          RNN_ERR_ARGUMENT, "session");
+    FAILS(rnn_session_recurrent_shape(s, 0, NULL, &outputs, &directions, &has_c), RNN_ERR_ARGUMENT,
+          "hidden");
+    FAILS(rnn_session_recurrent_shape(s, 0, &hidden, NULL, &directions, &has_c), RNN_ERR_ARGUMENT,
+          "outputs");
+    FAILS(rnn_session_recurrent_shape(s, 0, &hidden, &outputs, NULL, &has_c), RNN_ERR_ARGUMENT,
+          "directions");
+    FAILS(rnn_session_recurrent_shape(s, 0, &hidden, &outputs, &directions, NULL), RNN_ERR_ARGUMENT,
+          "has_c");
+    CHECK(hidden == 0 && outputs == 0 && directions == 0 && has_c == 0, "something written");
+    CHECK(rnn_session_steps(NULL, 1) == 0 && rnn_session_outputs(NULL) == 0, "");
+    CHECK(rnn_session_recurrents(NULL) == 0 && rnn_session_bytes(NULL) == 0, "");
 #define WRONG(change, text)                                        \
     do {                                                           \
         rnn_session_io wrong = io;                                 \
@@ -237,6 +275,9 @@ void test_session_errors(void) {
     FAILS(rnn_stream_step(NULL, x, y), RNN_ERR_ARGUMENT, "stream");
     FAILS(rnn_stream_step(stream, NULL, y), RNN_ERR_ARGUMENT, "x");
     FAILS(rnn_stream_step(stream, x, NULL), RNN_ERR_ARGUMENT, "y");
+    FAILS(rnn_stream_get_state(NULL, 0, y, NULL), RNN_ERR_ARGUMENT, "stream");
+    FAILS(rnn_stream_set_state(NULL, 0, x, NULL), RNN_ERR_ARGUMENT, "stream");
+    rnn_stream_reset(NULL);
     rnn_stream_free(stream);
     NEED(rnn_session_add_recurrent(s, RNN_CELL_RELU, 4, 2, NULL, w));
     FAILS(rnn_stream_create(s, 1, 1, &stream), RNN_ERR_UNSUPPORTED, "bidirectional");
