@@ -346,7 +346,8 @@ RNN_API rnn_status rnn_session_add_softmax(rnn_session *session, int log);
 RNN_API rnn_status rnn_session_add_map(rnn_session *session, rnn_map map, double alpha,
                                        double beta);
 
-/* Steps of the output for so many of the input: others where there are convolutions. */
+/* Steps of the output for so many of the input: others where there are convolutions. A sum
+ * that would overflow counts as SIZE_MAX. */
 RNN_API size_t rnn_session_steps(const rnn_session *session, size_t steps);
 
 /* Features of the output, and recurrent layers (each has its own states). */

@@ -116,7 +116,8 @@ size_t rnn_conv_bytes(const struct rnn_conv *conv) {
 }
 
 size_t rnn_conv_steps(const struct rnn_conv *conv, size_t steps) {
-    const size_t padded = conv->before + steps + conv->after, span = rnn_conv_span(conv);
+    const size_t around = conv->before + conv->after, span = rnn_conv_span(conv);
+    const size_t padded = steps > SIZE_MAX - around ? SIZE_MAX : steps + around;
     return padded < span ? 0 : (padded - span) / conv->stride + 1;
 }
 

@@ -58,6 +58,13 @@ static int is_one_kernel(const struct rnn_direction *d) {
     return d->cell->phases == 1 && !d->blas && !rnn_projects(d);
 }
 
+/* Rows of `each` reals. */
+static rnn_status add_rows(size_t *bytes, size_t rows, size_t each, size_t real_size) {
+    size_t row = 0;
+    RNN_TRY(rnn_size_add(&row, each, real_size));
+    return rnn_size_add(bytes, rows, each * real_size);
+}
+
 static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_size, int take,
                                rnn_arena *arena, size_t *bytes) {
     const struct rnn_layer *layer = stage->layer;
@@ -67,15 +74,14 @@ static rnn_status stage_pieces(struct stage *stage, size_t rows, size_t real_siz
         if (take)                                                     \
             target = rnn_arena_take(arena, rows, (each) * real_size); \
         else                                                          \
-            RNN_TRY(rnn_size_add(bytes, rows, (each) * real_size));   \
+            RNN_TRY(add_rows(bytes, rows, each, real_size));          \
     } while (0)
     if (layer->kind != RNN_LAYER_RECURRENT) {
         stage->ld = layer->outputs;
         PIECE(stage->out, layer->outputs);
         if (layer->kind == RNN_LAYER_CONV) {
             size_t each;
-            if (__builtin_mul_overflow(2 * rnn_conv_span(&layer->conv), layer->inputs, &each) ||
-                each > SIZE_MAX / real_size)
+            if (__builtin_mul_overflow(2 * rnn_conv_span(&layer->conv), layer->inputs, &each))
                 return rnn_fail(RNN_ERR_MEMORY, "a convolution remembers too much");
             PIECE(stage->past, each);
         }

@@ -208,6 +208,35 @@ void test_oversized(void) {
     rnn_engine_free(engine);
 }
 
+/* So are those of sessions, where no array has so many elements. */
+void test_oversized_sessions(void) {
+    const rnn_conv_options conv = {.size = sizeof conv,
+                                   .outputs = 1,
+                                   .kernel = 2,
+                                   .stride = 1,
+                                   .dilation = 1,
+                                   .groups = 1,
+                                   .before = 4};
+    rnn_engine *engine = new_engine(NULL, RNN_GEMM_AUTO);
+    for (int dtype = RNN_FLOAT32; dtype <= RNN_FLOAT64; dtype++) {
+        const size_t wraps = SIZE_MAX / real_size((rnn_dtype)dtype) + 2;
+        rnn_session *s;
+        rnn_stream *stream;
+        NEED(rnn_session_create(engine, (rnn_dtype)dtype, wraps, 0, &s));
+        NEED(rnn_session_add_map(s, RNN_MAP_TANH, 0, 0));
+        FAILS(rnn_stream_create(s, 1, 1, &stream), RNN_ERR_MEMORY, "address space");
+        rnn_session_free(s);
+        NEED(rnn_session_create(engine, (rnn_dtype)dtype, 1, 0, &s));
+        NEED(rnn_session_add_conv(s, &conv, x, NULL));
+        CHECK(rnn_session_steps(s, 10) == 13, "%zu steps of 10", rnn_session_steps(s, 10));
+        for (size_t steps = SIZE_MAX - 5; steps > SIZE_MAX - 6; steps++)
+            CHECK(rnn_session_steps(s, steps) > SIZE_MAX / 2, "%zu steps of %zu",
+                  rnn_session_steps(s, steps), steps);
+        rnn_session_free(s);
+    }
+    rnn_engine_free(engine);
+}
+
 void test_session_errors(void) {
     struct problem p = small();
     void *inputs = new_inputs(&p, 1);
