@@ -58,16 +58,17 @@ struct rnn_product {
 };
 
 /* y[m] += sum over k of a[k][m] * b[k], k ascending, for one panel of b; `first`: y[m] is written,
- * as if it were 0.
+ * as if it were 0. Whole tiles are computed: where the last one is not full, what a has of it
+ * beyond M is read, and y read and written there: room for less than RNN_TILE_ROWS_MAX rows more.
  * In bfloat16 K counts words of two rows, and a is what the ISA's pair_columns makes of it:
  * [M / RNN_PAIR_COLUMNS][K][RNN_PAIR_COLUMNS], or with tile registers rows of M. */
 struct rnn_outer {
-    size_t rows;   /* M, a multiple of the tile's rows for b's groups */
+    size_t rows;   /* M */
     size_t inner;  /* K */
-    const void *a; /* [M / tile][K][tile] */
+    const void *a; /* [M / tile, rounded up][K][tile] */
     const void *b; /* [K][groups][16] */
     size_t groups;
-    void *y; /* [M][ldy], groups * 16 columns read and written */
+    void *y; /* [M and the rest of a tile][ldy], groups * 16 columns read and written */
     size_t ldy;
     int first;
 };
