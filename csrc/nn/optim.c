@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
+#include "core/fpenv.h"
 #include "nn/border.h"
 
 /* A call of one of the three; `kind` says which of the structs is used. */
@@ -11,8 +12,18 @@ struct update_call {
     size_t count;
     struct rnn_sgd sgd;
     struct rnn_adam adam;
+    const rnn_adam_options *adam_options;
     struct rnn_rmsprop rmsprop;
 };
+
+/* What all elements share, worked out by each thread: its way of rounding is not the caller's. */
+static void work_out(struct rnn_adam *adam, const rnn_adam_options *options) {
+    const double steps = (double)options->step, decay = options->weight_decay;
+    adam->decay = options->decoupled ? 1 - options->lr * decay : 1;
+    adam->weight_decay = options->decoupled ? 0 : decay;
+    adam->step_size = options->lr / (1 - pow(options->beta1, steps));
+    adam->root_scale = 1 / sqrt(1 - pow(options->beta2, steps));
+}
 
 /* The same arguments for this rank's elements only. */
 static void update_task(rnn_team *team, int rank, void *context) {
@@ -28,6 +39,7 @@ static void update_task(rnn_team *team, int rank, void *context) {
         SHARE(call.sgd.buffer);
         call.kernels->sgd(&call.sgd);
     } else if (call.kind == ADAM) {
+        work_out(&call.adam, call.adam_options);
         call.adam.n = end - begin;
         SHARE(call.adam.param);
         SHARE(call.adam.grad);
@@ -121,21 +133,17 @@ rnn_status rnn_adam_update(const rnn_engine *engine, rnn_dtype dtype, size_t cou
     if (options->step < 1)
         return rnn_fail(RNN_ERR_ARGUMENT, "step is %lld, expected at least 1",
                         (long long)options->step);
-    const double steps = (double)options->step, decay = options->weight_decay;
     const struct rnn_adam adam = {
         .param = param,
         .grad = grad,
         .m = m,
         .v = v,
-        .decay = options->decoupled ? 1 - options->lr * decay : 1,
-        .weight_decay = options->decoupled ? 0 : decay,
         .beta1 = options->beta1,
         .beta2 = options->beta2,
         .eps = options->eps,
-        .step_size = options->lr / (1 - pow(options->beta1, steps)),
-        .root_scale = 1 / sqrt(1 - pow(options->beta2, steps)),
     };
-    return run((struct update_call){.kind = ADAM, .adam = adam}, engine, dtype, count, threads);
+    return run((struct update_call){.kind = ADAM, .adam = adam, .adam_options = options}, engine,
+               dtype, count, threads);
 }
 
 rnn_status rnn_rmsprop_update(const rnn_engine *engine, rnn_dtype dtype, size_t count, void *param,
@@ -172,7 +180,10 @@ rnn_status rnn_sum_squares(const rnn_engine *engine, rnn_dtype dtype, size_t cou
     RNN_TRY(rnn_check_call(engine, dtype, count, 1, 1));
     RNN_CHECK_ARRAY(x, count);
     RNN_CHECK_ARRAY(sum, 1);
+    rnn_fpenv saved;
+    rnn_fpenv_switch(&saved, RNN_ENTER_KEEPING);
     rnn_kernels_of(engine, dtype)
         ->sum_squares(&(struct rnn_sum_squares){.n = count, .x = x, .sum = sum});
+    rnn_fpenv_switch(&saved, RNN_LEAVE_KEEPING);
     return RNN_OK;
 }

@@ -1,5 +1,6 @@
 /* test_nn.c - operations without time: bad arguments refused, nothing written, failing allocations.
  * SPDX-License-Identifier: Apache-2.0 */
+#include <fenv.h>
 #include <math.h>
 
 #include "core/memory.h"
@@ -113,6 +114,67 @@ void test_nn_errors(void) {
     NEED(rnn_map_forward(engine, RNN_FLOAT32, RNN_MAP_EXP, 0, 0, 0, NULL, NULL, 1));
     NEED(rnn_embedding_forward(engine, RNN_FLOAT32, 0, O, I, NULL, NULL, NULL));
     rnn_engine_free(engine);
+}
+
+/* The results of whatever rounds, one after the other. */
+static void round_all(const rnn_engine *engine, rnn_dtype dtype, void *results) {
+    enum { WIDE = 40, ALL = WIDE * WIDE };
+    const size_t size = real_size(dtype);
+    char *to = results, *a = allocate(ALL, size), *b = allocate(ALL, size);
+    double sum;
+    fill(a, ALL, dtype, 1);
+    fill(b, ALL, dtype, 2);
+    for (int products = 0; products <= (dtype == RNN_FLOAT32); products++) {
+        NEED(rnn_linear_forward(engine, dtype, (rnn_weight_format)products, WIDE, WIDE, WIDE, a, b,
+                                a, to, 1));
+        to += ALL * size;
+        NEED(rnn_linear_backward(engine, dtype, (rnn_weight_format)products, WIDE, WIDE, WIDE, a, b,
+                                 b, to, to + ALL * size, NULL, 1));
+        to += 2 * ALL * size;
+    }
+    NEED(rnn_sum_squares(engine, dtype, ALL, a, &sum));
+    memcpy(to, &sum, sizeof sum);
+    to += sizeof sum;
+    const rnn_adam_options adam = {.size = sizeof adam,
+                                   .lr = 0.01,
+                                   .beta1 = 0.9,
+                                   .beta2 = 0.999,
+                                   .eps = 1e-8,
+                                   .weight_decay = 0.1,
+                                   .decoupled = 1,
+                                   .step = 3};
+    memset(to, 0, 2 * ALL * size);
+    NEED(rnn_adam_update(engine, dtype, ALL, b, a, to, to + ALL * size, &adam, 1));
+    memcpy(to, b, ALL * size);
+    free(a);
+    free(b);
+}
+
+/* A caller's way of rounding changes no bit, and is what it was after a call. */
+void test_nn_rounding_modes(void) {
+    static const int modes[] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
+    enum { BYTES = 10 * 1600 * sizeof(double) };
+    context = "rounding";
+    for (int isa = 0; isa < rnn_isa_count(); isa++) {
+        rnn_engine *engine = new_engine(rnn_isa_name(isa, NULL), RNN_GEMM_PACKED);
+        char *expected = allocate(1, BYTES), *found = allocate(1, BYTES);
+        for (int k = 0; engine && k < 6; k++) {
+            const rnn_dtype dtype = (rnn_dtype)(k % 2);
+            size_t from = 0;
+            round_all(engine, dtype, expected);
+            fesetround(modes[k / 2]);
+            round_all(engine, dtype, found);
+            const int kept = fegetround() == modes[k / 2];
+            fesetround(FE_TONEAREST);
+            while (from < BYTES && expected[from] == found[from]) from++;
+            CHECK(from == BYTES, "%s, mode %d, dtype %d: byte %zu differs", rnn_isa_name(isa, NULL),
+                  k / 2, (int)dtype, from);
+            CHECK(kept, "mode %d is not restored", k / 2);
+        }
+        free(expected);
+        free(found);
+        rnn_engine_free(engine);
+    }
 }
 
 static rnn_status backward_of(const rnn_engine *engine, rnn_weight_format products) {
