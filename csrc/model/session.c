@@ -7,8 +7,8 @@
 #include "model/layers.h"
 #include "sequence/layer.h"
 
-/* Rows from which a layer that treats each row alone is shared by threads, in multiply-adds. */
-enum { ROWS_WORTH_SHARING = 2000000 };
+/* Multiply-adds from which on threads share a layer that treats each row alone. */
+enum { WORK_WORTH_SHARING = 2000000 };
 
 struct run {
     const rnn_session *session;
@@ -180,7 +180,7 @@ static rnn_status run_layer(struct run *run) {
              : (double)layer->inputs;
     const double work = inner * (double)layer->outputs * (double)run->made * (double)run->io->rows;
     const int blas = conv ? layer->conv.matrix[0].blas : layer->matrix.blas;
-    const int threads = blas || work < ROWS_WORTH_SHARING ? 1 : run->io->threads;
+    const int threads = blas || work < WORK_WORTH_SHARING ? 1 : run->io->threads;
     if (run->made > 0 && run->io->rows > 0)
         rnn_team_run(threads, conv ? conv_task : rows_task, run);
     if (conv) pass_conv(run);
