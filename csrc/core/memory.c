@@ -12,11 +12,26 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 /* A block that fills half of a huge page or more is aligned to huge pages and asks for them, and
  * for all of the last one where it fills half of that: a tape of some megabytes would otherwise
  * cost thousands of page faults at every training step. */
 enum { HUGE_PAGE = 2 << 20 };
+
+/* Under a tool that finds accesses beyond a block pieces of an arena end where they are told to,
+ * with something forbidden behind them. */
+#if defined(__SANITIZE_ADDRESS__)
+enum { RED_ZONE = RNN_ALIGNMENT };
+static void forbid(void *memory, size_t size) { ASAN_POISON_MEMORY_REGION(memory, size); }
+static void allow(void *memory, size_t size) { ASAN_UNPOISON_MEMORY_REGION(memory, size); }
+#else
+enum { RED_ZONE = 0 };
+static void forbid(void *memory, size_t size) { (void)memory, (void)size; }
+static void allow(void *memory, size_t size) { (void)memory, (void)size; }
+#endif
 
 static _Thread_local size_t allocations;
 static _Thread_local size_t fail_in;
@@ -46,7 +61,7 @@ void rnn_fence_uncached(void) {}
 rnn_status rnn_size_add(size_t *total, size_t count, size_t size) {
     size_t bytes, sum;
     if (__builtin_mul_overflow(count, size, &bytes) ||
-        __builtin_add_overflow(bytes, (size_t)(RNN_ALIGNMENT - 1), &bytes) ||
+        __builtin_add_overflow(bytes, (size_t)(RED_ZONE + RNN_ALIGNMENT - 1), &bytes) ||
         __builtin_add_overflow(*total, bytes & ~(size_t)(RNN_ALIGNMENT - 1), &sum) ||
         sum > PTRDIFF_MAX)
         return rnn_fail(RNN_ERR_MEMORY, "the sizes asked for need more than the address space");
@@ -91,12 +106,16 @@ rnn_status rnn_arena_create(rnn_arena *arena, rnn_pool *pool, size_t size) {
 void *rnn_arena_take(rnn_arena *arena, size_t count, size_t size) {
     size_t end = arena->used;
     if (rnn_size_add(&end, count, size) != RNN_OK || end > arena->size) return NULL;
-    void *piece = arena->base + arena->used;
+    char *piece = arena->base + arena->used;
+    allow(piece, count * size);
+    forbid(piece + count * size, end - arena->used - count * size);
     arena->used = end;
     return piece;
 }
 
 void rnn_arena_free(rnn_arena *arena) {
-    if (arena->base) rnn_pool_give(arena->pool, arena->base, arena->size);
+    if (!arena->base) return;
+    allow(arena->base, arena->size);
+    rnn_pool_give(arena->pool, arena->base, arena->size);
     arena->base = NULL;
 }

@@ -25,7 +25,8 @@ void rnn_release(void *memory);
 void rnn_clear_uncached(void *memory, size_t size);
 void rnn_fence_uncached(void);
 
-/* *total = *total + count * size rounded up to the alignment; fails when that overflows. */
+/* *total = *total + what a piece of count * size bytes takes: rounded up to the alignment, more
+ * under an address sanitizer. Fails when that overflows. */
 rnn_status rnn_size_add(size_t *total, size_t count, size_t size);
 
 /* One block of a pool cut into aligned pieces: add up sizes with rnn_size_add, create once, then

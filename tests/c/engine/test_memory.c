@@ -5,6 +5,10 @@
 #include "problem.h"
 #include "tests.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 static const int64_t lengths[] = {3, 1, 4};
 
 static struct problem small(const struct kind *kind) {
@@ -280,6 +284,38 @@ void test_pool(void) {
     for (int i = 0; i < MANY; i++) rnn_pool_give(pool, blocks[i], 8 * large);
     rnn_pool_free(pool);
     rnn_pool_free(NULL);
+}
+
+/* Pieces are aligned and apart; a tool that finds accesses beyond a block sees the end of each,
+ * until the arena is freed or its memory taken once more. */
+void test_arena(void) {
+    const size_t large = 1 << 20;
+    rnn_pool *pool;
+    rnn_arena arena;
+    size_t bytes = 0;
+    context = "arena";
+    NEED(rnn_pool_create(&pool));
+    NEED(rnn_size_add(&bytes, 10, 10));
+    NEED(rnn_size_add(&bytes, 1, large));
+    NEED(rnn_arena_create(&arena, pool, bytes));
+    char *first = rnn_arena_take(&arena, 10, 10), *second = rnn_arena_take(&arena, 1, large);
+    CHECK(first && second >= first + 128 && (size_t)(second - first) % RNN_ALIGNMENT == 0,
+          "%p, then %p", (void *)first, (void *)second);
+    CHECK(rnn_arena_take(&arena, 1, large) == NULL, "a piece that no size was added for");
+#if defined(__SANITIZE_ADDRESS__)
+    CHECK(!__asan_address_is_poisoned(first + 99) && __asan_address_is_poisoned(first + 100), "");
+    CHECK(__asan_address_is_poisoned(second - 1) && !__asan_address_is_poisoned(second), "");
+    CHECK(__asan_address_is_poisoned(second + large), "");
+#endif
+    arena.used = 0;
+    memset(rnn_arena_take(&arena, 1, large), 1, large);
+    rnn_arena_free(&arena);
+    void *block;
+    NEED(rnn_pool_take(pool, &block, bytes));
+    CHECK(block == first, "the block did not come back");
+    memset(block, 1, bytes);
+    rnn_pool_give(pool, block, bytes);
+    rnn_pool_free(pool);
 }
 
 #if !defined(__SANITIZE_ADDRESS__)
