@@ -22,6 +22,8 @@ struct run {
     int64_t *after;         /* [B] lengths behind a convolution */
     char *padded;           /* [B][steps and what is around them][I] before a convolution */
     size_t recurrent;       /* recurrent layers seen */
+    char *states;           /* their final states, given to the caller when all layers have run */
+    size_t state;           /* bytes of them */
 };
 
 static rnn_status check_io(const rnn_session *session, const rnn_session_io *io) {
@@ -148,6 +150,50 @@ static void pass_conv(struct run *run) {
     rnn_rows_free(&run->rows);
 }
 
+/* Bytes of one row's final h and c of a recurrent layer. */
+static size_t row_h(const struct rnn_layer *layer) {
+    const struct rnn_direction *d = &layer->direction[0];
+    return (size_t)layer->directions * d->output * d->real_size;
+}
+
+static size_t row_c(const struct rnn_layer *layer) {
+    const struct rnn_direction *d = &layer->direction[0];
+    return d->cell->has_c ? (size_t)layer->directions * d->hidden * d->real_size : 0;
+}
+
+/* Those of all layers, if any are wanted. */
+static size_t row_states(const rnn_session *session, const rnn_session_io *io) {
+    size_t bytes = 0;
+    for (size_t i = 0; (io->hn || io->cn) && i < session->count; i++)
+        if (session->layers[i].kind == RNN_LAYER_RECURRENT)
+            bytes += row_h(&session->layers[i]) + row_c(&session->layers[i]);
+    return bytes;
+}
+
+/* Where `bytes` of the states of recurrent layer k wait; NULL: not wanted. */
+static void *keep_states(struct run *run, void *const *wanted, size_t k, size_t bytes) {
+    void *kept = wanted && wanted[k] && bytes > 0 ? run->states + run->state : NULL;
+    if (kept) run->state += bytes;
+    return kept;
+}
+
+static void give_states(const struct run *run) {
+    const rnn_session_io *io = run->io;
+    const struct rnn_layer *layer;
+    const char *from = run->states;
+    for (size_t k = 0; (layer = rnn_session_recurrent(run->session, k)); k++) {
+        const size_t h = io->rows * row_h(layer), c = io->rows * row_c(layer);
+        if (io->hn && io->hn[k]) {
+            memcpy(io->hn[k], from, h);
+            from += h;
+        }
+        if (io->cn && io->cn[k] && c > 0) {
+            memcpy(io->cn[k], from, c);
+            from += c;
+        }
+    }
+}
+
 static rnn_status run_recurrent(struct run *run) {
     const rnn_session_io *io = run->io;
     if (!run->rows.order) RNN_TRY(rnn_rows_create(&run->rows, run->steps, io->rows, run->lengths));
@@ -165,8 +211,8 @@ static rnn_status run_recurrent(struct run *run) {
                                    .y = run->y,
                                    .h0 = io->h0 ? io->h0[k] : NULL,
                                    .c0 = io->c0 ? io->c0[k] : NULL,
-                                   .hn = io->hn ? io->hn[k] : NULL,
-                                   .cn = io->cn && direction[0]->cell->has_c ? io->cn[k] : NULL};
+                                   .hn = keep_states(run, io->hn, k, io->rows * row_h(layer)),
+                                   .cn = keep_states(run, io->cn, k, io->rows * row_c(layer))};
     return rnn_layer_directions(&layer_io, layer->directions, io->threads, &run->rows, direction,
                                 NULL);
 }
@@ -240,6 +286,7 @@ rnn_status rnn_session_run(const rnn_session *session, const rnn_session_io *io)
     for (int i = 0; i < 2; i++) RNN_TRY(rnn_size_add(&bytes, io->rows, between));
     RNN_TRY(rnn_size_add(&bytes, io->rows, padded));
     RNN_TRY(rnn_size_add(&bytes, io->rows, sizeof *run.after));
+    RNN_TRY(rnn_size_add(&bytes, io->rows, row_states(session, io)));
     RNN_TRY(rnn_rows_create(&run.rows, io->steps, io->rows, io->lengths));
     rnn_arena arena = {0};
     rnn_status status = check_tokens(&run);
@@ -248,7 +295,9 @@ rnn_status rnn_session_run(const rnn_session *session, const rnn_session_io *io)
         for (int i = 0; i < 2; i++) buffers[i] = rnn_arena_take(&arena, io->rows, between);
         run.padded = rnn_arena_take(&arena, io->rows, padded);
         run.after = rnn_arena_take(&arena, io->rows, sizeof *run.after);
+        run.states = rnn_arena_take(&arena, io->rows, row_states(session, io));
         status = run_layers(&run, buffers);
+        if (status == RNN_OK) give_states(&run);
     }
     rnn_arena_free(&arena);
     rnn_rows_free(&run.rows);

@@ -207,6 +207,47 @@ void test_failing_initial_states(void) {
     free(inputs);
 }
 
+/* A run that fails in its last layer has given no states of the first. */
+void test_failing_session_run(void) {
+    const struct problem p = small(&cells[LSTM]);
+    enum { STATES = 2 * 3 * 18, OUT = 4 * 3 * 2 * 18 };
+    rnn_engine *engine = new_engine(NULL, RNN_GEMM_AUTO);
+    float *inputs = new_inputs(&p, 1), *results = new_results(4 * STATES + OUT);
+    float *const h[] = {results, results + STATES}, *const c[] = {h[1] + STATES, h[1] + 2 * STATES};
+    rnn_session *session;
+    rnn_weights weights[2];
+    const rnn_session_io io = {.steps = 4,
+                               .rows = 3,
+                               .lengths = lengths,
+                               .x = {inputs, 9, 3},
+                               .y = {results + 4 * STATES, 108, 36},
+                               .hn = (void *const *)h,
+                               .cn = (void *const *)c,
+                               .threads = 1};
+    size_t failed = 0;
+    context = "a run";
+    point_weights(&p, inputs, weights);
+    NEED(rnn_session_create(engine, RNN_FLOAT32, 3, 0, &session));
+    NEED(rnn_session_add_recurrent(session, p.cell, p.hidden, 2, NULL, weights));
+    float *wide = allocate(4 * 18 * 36, sizeof(float));
+    fill(wide, 4 * 18 * 36, RNN_FLOAT32, 3);
+    for (int k = 0; k < 2; k++) weights[k].w_ih = wide;
+    NEED(rnn_session_add_recurrent(session, p.cell, p.hidden, 2, NULL, weights));
+    for (rnn_status status = RNN_ERR_MEMORY; status != RNN_OK; failed += status != RNN_OK) {
+        rnn_test_fail_allocation(failed + 1);
+        status = rnn_session_run(session, &io);
+        rnn_test_fail_allocation(0);
+        CHECK((status == RNN_OK) != untouched(results, 4 * STATES + OUT), "allocation %zu", failed);
+    }
+    CHECK(failed > 3, "%zu allocations", failed);
+    for (size_t i = 0; i < 4; i++) CHECK(!untouched(results + i * STATES, STATES), "states %zu", i);
+    rnn_session_free(session);
+    rnn_engine_free(engine);
+    free(inputs);
+    free(results);
+    free(wide);
+}
+
 void test_step_allocations(void) {
     for (size_t c = 0; c < CELLS; c++) {
         struct problem p = small(&cells[c]);
