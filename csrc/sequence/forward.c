@@ -306,69 +306,66 @@ static void give_history(const struct run *run, size_t first, size_t last,
     if (run->h) give_states(run, run->h + at * run->padded * run->real_size, first, last, share);
 }
 
-/* Phase p of step s of the chunk that began at step `first`, as a share takes it: `count` rows. */
-static struct rnn_step step_of(const struct run *run, size_t first, size_t s, size_t p,
-                               const struct rnn_share *share, size_t count, int rank) {
-    const struct rnn_direction *d = run->direction;
-    const struct rnn_phase_weights *phase = &d->phase[p];
-    const size_t at = buffer_row(run, first, s);
-    const struct rnn_row_view before = states_before(run, s);
-    const struct kept kept = kept_of(run, s);
-    const struct rnn_row_view reset_h = {.data = kept.reset_h, .ld = run->padded};
-    const struct rnn_row_view cell_out = {.data = kept.cell_out, .ld = run->padded};
-    const int fused = s < run->plan.fused, last = p + 1 == d->cell->phases;
-    struct rnn_step step = {
-        .hidden = d->hidden,
-        .descending = s % 2 != 0,
-        .near = s > (fused ? 0 : first) && share->size >= run->plan.near[fused],
-        .gates = fused ? NULL : gates_of(run, p, at),
-        .ld_gates = phase->width,
-        .keep = !fused && (run->history || !last),
-        .a = p == 0 ? before : reset_h,
-        .w_hh = phase->w_hh.panels,
-        .h = before,
-        .h_out = !last           ? reset_h
-                 : kept.cell_out ? cell_out
-                                 : states_after(run, s),
-        .c = kept.c,
-        .ld_c = run->padded,
-        .c_out = kept.c_out,
-        .ld_c_out = run->padded,
-        .first = gates_of(run, 0, at),
-        .ld_first = d->phase[0].width,
-        .form = &d->form,
-        .beside = run->beside ? run->beside + rank : NULL,
-        .work = run->work + (size_t)rank * run->work_size,
-    };
-    rnn_team_share(phase->panels, 1, share->rank, share->size, &step.begin, &step.end);
-    if (fused) {
-        step.bias = phase->bias;
-        step.x = x_of(run, first, s);
-        step.x_next = x_after(run, s, share);
-        step.w_ih = phase->w_ih.panels;
-    }
-    rnn_step_take(&step, share->row, share->step, count, run->real_size);
-    return step;
-}
-
-/* Share `rank` of `shares` of step s of the chunk that began at step `first`. */
+/* Share `rank` of `shares` of step s of the chunk that began at step `first`. Its description is
+ * made in place: one that a function gives back would be copied, which a small step notices. */
 static void one_step(struct run *run, size_t first, size_t s, rnn_team *team, int rank,
                      int shares) {
     const struct rnn_direction *d = run->direction;
-    struct rnn_share share = rnn_plan_share(&run->plan, run->rows, s, rank, shares);
-    const size_t count = rnn_share_count(&share, run->rows->active[s]);
+    const struct rnn_rows *rows = run->rows;
+    const size_t at = buffer_row(run, first, s);
+    const struct rnn_row_view before = states_before(run, s), after = states_after(run, s);
+    const struct kept kept = kept_of(run, s);
+    const struct rnn_row_view reset_h = {.data = kept.reset_h, .ld = run->padded};
+    const struct rnn_row_view cell_out = {.data = kept.cell_out, .ld = run->padded};
+    const int fused = s < run->plan.fused;
+    struct rnn_share share = rnn_plan_share(&run->plan, rows, s, rank, shares);
+    const size_t count = rnn_share_count(&share, rows->active[s]);
     for (size_t p = 0; p < d->cell->phases; p++) {
-        struct rnn_step step = step_of(run, first, s, p, &share, count, rank);
-        if (count > 0 && step.begin < step.end) rnn_step_run(&step, d, p);
+        const struct rnn_phase_weights *phase = &d->phase[p];
+        const int last = p + 1 == d->cell->phases;
+        size_t begin, end;
+        rnn_team_share(phase->panels, 1, share.rank, share.size, &begin, &end);
+        struct rnn_step step = {
+            .hidden = d->hidden,
+            .begin = begin,
+            .end = end,
+            .descending = s % 2 != 0,
+            .near = s > (fused ? 0 : first) && share.size >= run->plan.near[fused],
+            .gates = fused ? NULL : gates_of(run, p, at),
+            .ld_gates = phase->width,
+            .keep = !fused && (run->history || !last),
+            .a = p == 0 ? before : reset_h,
+            .w_hh = phase->w_hh.panels,
+            .h = before,
+            .h_out = !last           ? reset_h
+                     : kept.cell_out ? cell_out
+                                     : after,
+            .c = kept.c,
+            .ld_c = run->padded,
+            .c_out = kept.c_out,
+            .ld_c_out = run->padded,
+            .first = gates_of(run, 0, at),
+            .ld_first = d->phase[0].width,
+            .form = &d->form,
+            .beside = run->beside ? run->beside + rank : NULL,
+            .work = run->work + (size_t)rank * run->work_size,
+        };
+        if (fused) {
+            step.bias = phase->bias;
+            step.x = x_of(run, first, s);
+            step.x_next = x_after(run, s, &share);
+            step.w_ih = phase->w_ih.panels;
+        }
+        rnn_step_take(&step, share.row, share.step, count, run->real_size);
+        if (count > 0 && begin < end) rnn_step_run(&step, d, p);
         if (share.size == 1) continue;
         rnn_team_wait(team, rank);
-        share = rnn_plan_share(&run->plan, run->rows, s, rank, team->size); /* it may be smaller */
+        share = rnn_plan_share(&run->plan, rows, s, rank, team->size); /* it may be smaller */
     }
-    if (rnn_projects(d) && count > 0)
-        project(run, kept_of(run, s).cell_out, states_after(run, s), &share, count, team);
+    if (kept.cell_out && count > 0) project(run, kept.cell_out, after, &share, count, team);
     if (!run->copies_h) return;
     if (share.size > 1)
-        share = rnn_plan_share(&run->plan, run->rows, s, rank, team->size); /* as above */
+        share = rnn_plan_share(&run->plan, rows, s, rank, team->size); /* as above */
     give_states(run, run->h_start, s, s + 1, &share);
 }
 
@@ -546,15 +543,16 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     return run->history ? work_pieces(run, take, bytes) : chunk_pieces(run, take, bytes);
 }
 
-static struct run new_run(const struct rnn_forward *f) {
-    return (struct run){.forward = f,
-                        .direction = f->direction,
-                        .rows = f->rows,
-                        .plan = rnn_plan_forward(f->direction, f->rows, f->threads,
-                                                 f->history != NULL, f->lookup != NULL),
-                        .history = f->history,
-                        .real_size = f->direction->real_size,
-                        .padded = f->direction->padded};
+static void start_run(struct run *run, const struct rnn_forward *f) {
+    memset(run, 0, sizeof *run);
+    run->forward = f;
+    run->direction = f->direction;
+    run->rows = f->rows;
+    run->plan =
+        rnn_plan_forward(f->direction, f->rows, f->threads, f->history != NULL, f->lookup != NULL);
+    run->history = f->history;
+    run->real_size = f->direction->real_size;
+    run->padded = f->direction->padded;
 }
 
 static rnn_status run_direction(void *context, size_t k) {
@@ -575,7 +573,7 @@ rnn_status rnn_forward_run(const struct rnn_forward *f, int directions, int toge
     rnn_arena arena = {0};
     size_t bytes = 0;
     for (int k = 0; k < directions; k++) {
-        run[k] = new_run(&f[k]);
+        start_run(&run[k], &f[k]);
         size_t end = run[k].arena.used = together ? bytes : 0;
         RNN_TRY(pieces(&run[k], 0, &end));
         if (end > bytes) bytes = end;
