@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "core/pool.h"
+#include "core/status.h"
 #include "rnncore.h"
 
 #define RNN_ALIGNMENT 64
@@ -40,6 +41,17 @@ typedef struct rnn_arena {
 rnn_status rnn_arena_create(rnn_arena *arena, rnn_pool *pool, size_t size);
 void *rnn_arena_take(rnn_arena *arena, size_t count, size_t size);
 void rnn_arena_free(rnn_arena *arena);
+
+/* One piece, in a function that lists all of them once: it adds up their sizes where it is given no
+ * arena, else takes them. */
+#define RNN_PIECE(target, arena, bytes, count, each)      \
+    do {                                                  \
+        rnn_arena *const arena_ = (arena);                \
+        if (arena_)                                       \
+            target = rnn_arena_take(arena_, count, each); \
+        else                                              \
+            RNN_TRY(rnn_size_add(bytes, count, each));    \
+    } while (0)
 
 /* For tests: how many allocations the calling thread has made, and let its allocation number `nth`
  * from now fail (0: none). */

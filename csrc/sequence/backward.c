@@ -62,13 +62,7 @@ static rnn_status pieces(struct run *run, int take, size_t *bytes) {
     const struct rnn_backward *b = run->backward;
     const size_t batch = run->rows->rows, size = run->real_size, state = run->padded * size;
     const size_t rows = run->plan.chunk_rows;
-#define PIECE(target, count, each)                             \
-    do {                                                       \
-        if (take)                                              \
-            target = rnn_arena_take(&run->arena, count, each); \
-        else                                                   \
-            RNN_TRY(rnn_size_add(bytes, count, each));         \
-    } while (0)
+#define PIECE(target, count, each) RNN_PIECE(target, take ? &run->arena : NULL, bytes, count, each)
     for (size_t p = 0; p < d->cell->phases; p++) {
         const size_t width = dgates_width(&d->phase[p], run->padded) * run->operand_size;
         PIECE(run->dgates[p], rows + batch, width);

@@ -47,13 +47,7 @@ static size_t work_areas(const struct run *run) {
 }
 
 /* Add up the sizes (`take` 0), or take the pieces. */
-#define PIECE(target, count, each)                             \
-    do {                                                       \
-        if (take)                                              \
-            target = rnn_arena_take(&run->arena, count, each); \
-        else                                                   \
-            RNN_TRY(rnn_size_add(bytes, count, each));         \
-    } while (0)
+#define PIECE(target, count, each) RNN_PIECE(target, take ? &run->arena : NULL, bytes, count, each)
 
 /* What every run needs. */
 static rnn_status work_pieces(struct run *run, int take, size_t *bytes) {

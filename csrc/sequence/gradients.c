@@ -91,13 +91,7 @@ static rnn_status pieces(struct rnn_parameter_gradients *gradients, rnn_arena *a
     const size_t size = gradients->direction->real_size, shares = (size_t)gradients->shares;
     size_t scratch = 0;
     char *area = NULL;
-#define PIECE(target, count, each)                       \
-    do {                                                 \
-        if (arena)                                       \
-            target = rnn_arena_take(arena, count, each); \
-        else                                             \
-            RNN_TRY(rnn_size_add(bytes, count, each));   \
-    } while (0)
+#define PIECE(target, count, each) RNN_PIECE(target, arena, bytes, count, each)
     for (size_t s = 0; s < gradients->count; s++) {
         struct rnn_gradient_set *set = &gradients->set[s];
         const size_t each = rnn_gradient_scratch(&set->weight, gradients->shares);
