@@ -412,13 +412,15 @@ def _input(x, dtype, lengths, batch_first):
     if not isinstance(x, Lookup):
         return as_tensor(x, dtype, "x"), None, None
     table = as_tensor(x.weight, dtype, "x")
-    steps = x.indices.size
+    steps, valid = x.indices.size, None
     if lengths is not None:
-        valid, rows = np.asarray(lengths), x.shape[0 if batch_first else 1]
-        if valid.dtype.kind in "iu" and valid.shape == (rows,):  # others the border refuses
-            x, steps = x.within(valid, batch_first), valid.sum()
+        array, rows = np.asarray(lengths), x.shape[0 if batch_first else 1]
+        if array.dtype.kind in "iu" and array.shape == (rows,):  # others the border refuses
+            valid, steps = array, array.sum()
     if x.ndim == 3 and products_of(table.dtype) == "float32" and x.multiplies_once(steps):
         return x.indices, table, x.padding_idx
+    if valid is not None:
+        x = x.within(valid, batch_first)
     return as_tensor(x.tensor(), dtype, "x"), None, None
 
 

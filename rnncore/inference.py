@@ -84,7 +84,7 @@ class Session:
                 weights=None if self._weights == "float64" else self._weights,
             )
 
-        inputs = _inputs(every)
+        inputs = features_of(every)
         if needs_chain(modules):
             self._core = Chain(modules, batch_first, _flat, session, inputs)
         else:
@@ -216,7 +216,7 @@ def _common(values, name):
     return found.pop()
 
 
-def _inputs(modules):
+def features_of(modules):
     """Features of the input, from the first module that knows; 0 for an embedding."""
     halves = 1
     for module in modules:

@@ -135,6 +135,7 @@ static struct rnn_step step_of(const struct stage *stage, size_t rows, size_t p)
 static rnn_status fill_stream(rnn_stream *stream, int threads) {
     const rnn_session *session = stream->session;
     size_t bytes = 0;
+    int most = 1;
     for (size_t i = 0; i < stream->count; i++) {
         struct stage *stage = &stream->stages[i];
         stage->layer = &session->layers[i];
@@ -152,8 +153,9 @@ static rnn_status fill_stream(rnn_stream *stream, int threads) {
         stage->is_direct = stage->plan.threads == 1 && is_one_kernel(&stage->layer->direction[0]);
         stage->step = step_of(stage, stream->rows, 0);
         stage->step.work = stage->work;
-        if (stage->plan.threads > 1) rnn_team_prepare(stage->plan.threads);
+        if (stage->plan.threads > most) most = stage->plan.threads;
     }
+    if (most > 1) rnn_team_prepare(most);
     return RNN_OK;
 }
 

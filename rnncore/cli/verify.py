@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 
 from rnncore import io, nn
+from rnncore.inference import features_of
 from rnncore.nn.activation import Activation
 from rnncore.nn.recurrent import Recurrent
 from rnncore.tape import no_grad
@@ -146,15 +147,13 @@ def _layers(model):
 
 def _torch_input(layers):
     """Random tokens for an embedding, else features for the first layer that says how many."""
-    for layer in layers:
-        if isinstance(layer, nn.Embedding):
-            return _input((None, None), "int64")
-        for name in ("input_size", "in_features", "in_channels", "num_features"):
-            if hasattr(layer, name):
-                return _input((None, None, getattr(layer, name)), layer.dtype)
-        if isinstance(layer, nn.LayerNorm):
-            return _input((None, None, *layer.normalized_shape), layer.dtype)
-    raise ValueError("verify: no layer says how many features it takes")
+    first = next((layer for layer in layers if hasattr(layer, "dtype")), None)
+    if isinstance(first, nn.Embedding):
+        return _input((None, None), "int64")
+    features = features_of(layers)
+    if not features:
+        raise ValueError("verify: no layer says how many features it takes")
+    return _input((None, None, features), first.dtype)
 
 
 def _script(torch, path):
