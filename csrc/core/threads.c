@@ -25,6 +25,7 @@
 #endif
 
 enum {
+    TEAM_MAX = 256,      /* threads: the places of all are on the caller's stack */
     SPINS = 20000,       /* about 200 us of pauses, above the imbalance of a chunk's products: a
                             virtual CPU that was left to sleep may take as long to come back */
     ROW_MAX = 2000000,   /* ns that it spins for a row's more work, where shares are whole rows */
@@ -179,6 +180,14 @@ void rnn_team_wait(rnn_team *team, int rank) {
     if (team->shrinks_at == barrier) team->size = 1;
 }
 
+int rnn_team_size(int threads) {
+    static _Thread_local int most;
+    if (threads <= 1) return threads;
+    if (most == 0) most = 2 * rnn_cpu_allowed();
+    if (most > TEAM_MAX) most = TEAM_MAX;
+    return threads < most ? threads : most;
+}
+
 static void run_rank(rnn_team *team, int rank, rnn_task task, void *context) {
     rnn_fpenv saved;
     rnn_fpenv_switch(&saved, RNN_ENTER_FLUSHING);
@@ -261,15 +270,8 @@ static void learn(rnn_team *team, int64_t began, int64_t computed, int64_t finis
     lost_lately = PATIENCE;
 }
 
-/* Threads worth starting: of more than two a CPU each would wait for all others' time slices. */
-static int team_most(void) {
-    static _Thread_local int most;
-    if (most == 0) most = 2 * rnn_cpu_allowed();
-    return most < RNN_TEAM_MAX ? most : RNN_TEAM_MAX;
-}
-
 static void run_team(int threads, rnn_task task, void *context) {
-    if (threads > team_most()) threads = team_most();
+    threads = rnn_team_size(threads);
     struct rnn_place places[threads];
     rnn_team team = {.size = threads, .places = places};
     for (int rank = 0; rank < threads; rank++) {

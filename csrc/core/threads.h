@@ -7,8 +7,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { RNN_TEAM_MAX = 256 }; /* threads, however many are asked for, nor more than two a CPU */
-
 /* Where a thread says which barrier it has reached, 1, 2, ..., for the others to read, and on which
  * CPU it began, -1 unknown, for later. Two lines each, for some caches fetch these in pairs. */
 struct rnn_place {
@@ -33,7 +31,11 @@ typedef struct rnn_team {
 /* What each thread of a team runs; ranks are 0, 1, ... below the size that the team begins with. */
 typedef void (*rnn_task)(rnn_team *team, int rank, void *context);
 
-/* Run `task` on up to `threads` threads, two a CPU at most, subnormals flushed to zero in each, and
+/* Threads of a team for which so many are asked for: 256 at most, and two a CPU, for each of more
+ * would wait for all others' time slices. */
+int rnn_team_size(int threads);
+
+/* Run `task` on up to rnn_team_size(threads) threads, subnormals flushed to zero in each, and
  * return when all are done. In a forked child of a process that used threads it runs on one: the
  * others do not exist. */
 void rnn_team_run(int threads, rnn_task task, void *context);

@@ -11,7 +11,7 @@ static int linear_threads(int blas, size_t rows, size_t inputs, size_t outputs, 
     enum { THREAD_WORK = 1000000 }; /* multiply-adds, about 20 us on one core */
     const double most = (double)rows * (double)inputs * (double)outputs / THREAD_WORK;
     if (most < 2 || blas) return 1;
-    if (threads > RNN_TEAM_MAX) threads = RNN_TEAM_MAX;
+    threads = rnn_team_size(threads);
     return most < threads ? (int)most : threads;
 }
 

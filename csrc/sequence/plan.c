@@ -123,7 +123,7 @@ static struct rnn_plan shared_plan(const struct rnn_direction *d, const struct r
                                    int threads, int looked_up) {
     struct rnn_plan plan = {.threads = 1, .lone = rows->steps, .chunk_rows = rows->total};
     const double work = step_work(d, !looked_up) * (double)rows->total;
-    if (threads > RNN_TEAM_MAX) threads = RNN_TEAM_MAX;
+    threads = rnn_team_size(threads);
     if (threads <= 1 || d->blas || work < CALL_WORTH_SHARING) return plan;
     const size_t dealt = dealt_steps(d, rows, threads);
     /* The longest of ragged rows end when the others are long done: these share every step. */
@@ -296,7 +296,7 @@ int rnn_plan_side_by_side(const struct rnn_direction *d, const struct rnn_rows *
 struct rnn_step_plan rnn_plan_step(const struct rnn_direction *d, size_t batch, int threads) {
     const double work = step_work(d, !d->table_rows) * (double)batch;
     struct rnn_step_plan plan = {.threads = 1};
-    if (threads > RNN_TEAM_MAX) threads = RNN_TEAM_MAX;
+    threads = rnn_team_size(threads);
     if (threads <= 1 || d->blas || work < STREAM_WORTH_SHARING) return plan;
     plan.by_rows = d->hidden <= RNN_WIDE_LANES;
     if (!plan.by_rows || batch >= (size_t)threads) plan.threads = threads;

@@ -1,4 +1,4 @@
-/* plan.h - how a layer's work is shared: a pure function of its shape and the CPU's caches.
+/* plan.h - how a layer's work is shared: a pure function of its shape and of the CPUs.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef RNN_SEQUENCE_PLAN_H
 #define RNN_SEQUENCE_PLAN_H
