@@ -12,7 +12,6 @@ from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_GetName
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-import math
 import os
 import sys
 
@@ -182,10 +181,12 @@ def empty(Engine engine not None, shape, dtype):
     than many an operation on them.
     """
     cdef size_t size
-    dtype = np.dtype(dtype)
-    asked = math.prod(shape) * dtype.itemsize
+    cdef cnp.dtype kind = np.dtype(dtype)
+    asked = kind.itemsize
+    for extent in shape:
+        asked *= extent
     if asked < LARGE or asked > sys.maxsize:
-        return np.empty(shape, dtype)  # which refuses what is too large
+        return np.empty(shape, kind)  # which refuses what is too large
     size = asked
     cdef Block block = Block.__new__(Block)
     check(rnn_engine_take(engine.handle, size, &block.memory))
@@ -193,7 +194,7 @@ def empty(Engine engine not None, shape, dtype):
     block.size = size
     flat = cnp.PyArray_SimpleNewFromData(1, <cnp.npy_intp *>&size, cnp.NPY_UINT8, block.memory)
     cnp.set_array_base(flat, block)
-    return flat.view(dtype).reshape(shape)
+    return flat.view(kind).reshape(shape)
 
 
 def array_of(value, str name):
@@ -217,22 +218,27 @@ cdef int real_type(array, str name) except -1:
 cdef cnp.ndarray readable(array, int number, str name):
     """The array, aligned and in C order, copied only if it is not; of exactly this type."""
     if real_type(array, name) != number:
-        raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype_name(number)}")
+        raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype_of(number)}")
+    if cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array):
+        return array
     return cnp.PyArray_FROMANY(array, number, 0, 0, cnp.NPY_ARRAY_CARRAY_RO)
 
 
 cdef cnp.ndarray writable(array, int number, str name):
     """An array that is written in place: C-contiguous, writable, of exactly this type."""
     if real_type(array, name) != number:
-        raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype_name(number)}")
+        raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype_of(number)}")
     if not cnp.PyArray_ISCARRAY(<cnp.ndarray>array):
         raise ValueError(f"{name} is written in place, expected a writable C-contiguous array, "
                          f"aligned and of this machine's byte order")
     return array
 
 
-cdef str dtype_name(int number):
-    return "float32" if number == cnp.NPY_FLOAT32 else "float64"
+FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
+
+
+cdef object dtype_of(int number):
+    return FLOAT32 if number == cnp.NPY_FLOAT32 else FLOAT64
 
 
 cdef cnp.ndarray token_array(array, str name):
@@ -250,9 +256,14 @@ cdef rnn_dtype engine_dtype(int number) noexcept:
 
 
 cdef int expect_shape(cnp.ndarray array, tuple shape, str name, str formula) except -1:
-    if (<object>array).shape != shape:
-        raise ValueError(f"{name} has shape {(<object>array).shape}, expected {formula} = {shape}")
-    return 0
+    cdef int axis
+    if array.ndim == len(shape):
+        for axis in range(array.ndim):
+            if array.shape[axis] != <Py_ssize_t>shape[axis]:
+                break
+        else:
+            return 0
+    raise ValueError(f"{name} has shape {(<object>array).shape}, expected {formula} = {shape}")
 
 
 cdef int expect_threads(int threads) except -1:

@@ -175,16 +175,18 @@ cdef class Tape:
             kept.append(arrays)
         return kept
 
-    def backward(self, dy=None, dhn=None, dcn=None, *, bint need_dx=True, dtable=None,
-                 gradients=None, bint overwrite=False, int threads=1):
+    def backward(self, dy=None, dhn=None, dcn=None, *, bint need_dx=True, bint need_dh0=True,
+                 bint need_dc0=True, dtable=None, gradients=None, bint overwrite=False,
+                 int threads=1):
         """Back-propagate through time.
 
         Parameters
         ----------
         dy, dhn, dcn : array, optional
             Gradients of y, h_n and c_n, of their shapes; None stands for zeros.
-        need_dx : bool
-            Whether the input's gradient is wanted; of rows of a table there is none.
+        need_dx, need_dh0, need_dc0 : bool
+            Whether the gradients of the input and of the initial states are wanted; of rows of a
+            table there is none.
         dtable : array, optional
             Gradient of the table, of its shape, C-contiguous; added to.
         gradients : list of tuples, optional
@@ -197,7 +199,7 @@ cdef class Tape:
         Returns
         -------
         dx, dh0, dc0 : arrays
-            dx None unless wanted; dc0 None for cells without a cell state.
+            None unless wanted; dc0 None for cells without a cell state.
         """
         cdef rnn_layer_grad grad
         cdef rnn_gradients out[2]
@@ -222,7 +224,7 @@ cdef class Tape:
         if gradients is not None:
             kept = self.gradient_arrays(gradients, out)
             grad.gradients = out
-        dtype = dtype_name(self.number)
+        dtype = dtype_of(self.number)
         if dtable is not None:
             if self.table_shape is None:
                 raise ValueError("dtable is given, but the input was x, no rows of a table")
@@ -230,8 +232,8 @@ cdef class Tape:
             expect_shape(dtable, self.table_shape, "dtable", "the table's shape")
         need_dx = need_dx and self.table_shape is None
         dx = empty(self.engine, self.x_shape, dtype) if need_dx else None
-        dh0 = np.empty(self.h_shape, dtype)
-        dc0 = np.empty(self.c_shape, dtype) if self.has_c else None
+        dh0 = np.empty(self.h_shape, dtype) if need_dh0 else None
+        dc0 = np.empty(self.c_shape, dtype) if need_dc0 and self.has_c else None
         grad.dy = sequence_of(dy, self.batch_first)
         grad.dhn = data(dhn)
         grad.dcn = data(dcn)
@@ -328,7 +330,7 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, table=None, l
     if lengths is not None:
         lengths = lengths_array(lengths, rows)
         io.lengths = <const int64_t *>data(lengths)
-    dtype = dtype_name(number)
+    dtype = dtype_of(number)
     y = empty(engine, (rows, steps, directions * outputs) if batch_first
               else (steps, rows, directions * outputs), dtype)
     hn = np.empty(h_shape, dtype)

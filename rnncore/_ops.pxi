@@ -65,7 +65,7 @@ def linear_forward(Engine engine not None, x, weight, bias=None, *, str products
     expect_threads(threads)
     expect_shape(w, (outputs, inputs), "weight", "(out_features, in_features)")
     b = optional_readable(bias, number, (outputs,), "bias", "(out_features,)")
-    y = empty(engine, (rows, outputs), dtype_name(number))
+    y = empty(engine, (rows, outputs), dtype_of(number))
     cdef rnn_dtype dtype = engine_dtype(number)
     cdef const void *xp = data(x_)
     cdef const void *wp = data(w)
@@ -108,7 +108,7 @@ def linear_backward(Engine engine not None, dy, x, weight, *, bint need_dx=True,
     expect_shape(g, (rows, outputs), "dy", "(rows of x, out_features)")
     dw = optional_writable(dweight, number, (outputs, inputs), "dweight", "the shape of weight")
     db = optional_writable(dbias, number, (outputs,), "dbias", "(out_features,)")
-    dx = empty(engine, (rows, inputs), dtype_name(number)) if need_dx else None
+    dx = empty(engine, (rows, inputs), dtype_of(number)) if need_dx else None
     cdef rnn_dtype dtype = engine_dtype(number)
     cdef const void *gp = data(g)
     cdef const void *xp = data(x_)
@@ -146,7 +146,7 @@ def embedding_forward(Engine engine not None, indices, weight):
     cdef rnn_status status
     cdef rnn_engine *handle = engine.handle
     cdef rnn_dtype dtype = engine_dtype(number)
-    y = empty(engine, (rows, features), dtype_name(number))
+    y = empty(engine, (rows, features), dtype_of(number))
     cdef const int64_t *ip = <const int64_t *>data(ids)
     cdef const void *wp = data(w)
     cdef void *yp = data(y)
@@ -216,8 +216,8 @@ def cross_entropy_forward(Engine engine not None, logits, target, int64_t ignore
     cdef rnn_engine *handle = engine.handle
     cdef rnn_dtype dtype = engine_dtype(number)
     expect_threads(threads)
-    losses = np.empty(rows, dtype_name(number))
-    dlogits = empty(engine, (rows, classes), dtype_name(number)) if need_dlogits else None
+    losses = np.empty(rows, dtype_of(number))
+    dlogits = empty(engine, (rows, classes), dtype_of(number)) if need_dlogits else None
     cdef const void *xp = data(x)
     cdef const int64_t *ip = <const int64_t *>data(ids)
     cdef void *lp = data(losses)
@@ -247,7 +247,7 @@ def softmax_forward(Engine engine not None, x, bint log=False, int threads=1):
     cdef rnn_engine *handle = engine.handle
     cdef rnn_dtype dtype = engine_dtype(number)
     expect_threads(threads)
-    y = empty(engine, (rows, classes), dtype_name(number))
+    y = empty(engine, (rows, classes), dtype_of(number))
     cdef const void *xp = data(x_)
     cdef void *yp = data(y)
     with nogil:
@@ -275,7 +275,7 @@ def softmax_backward(Engine engine not None, y, dy, bint log=False, int threads=
     cdef rnn_dtype dtype = engine_dtype(number)
     expect_threads(threads)
     expect_shape(g, (rows, classes), "dy", "the shape of y")
-    dx = empty(engine, (rows, classes), dtype_name(number))
+    dx = empty(engine, (rows, classes), dtype_of(number))
     cdef const void *yp = data(y_)
     cdef const void *gp = data(g)
     cdef void *dxp = data(dx)
@@ -312,9 +312,9 @@ def layer_norm_forward(Engine engine not None, x, weight, bias, double eps, int 
     expect_threads(threads)
     w = optional_readable(weight, number, (features,), "weight", "(normalized_shape,)")
     b = optional_readable(bias, number, (features,), "bias", "(normalized_shape,)")
-    y = empty(engine, (rows, features), dtype_name(number))
-    mean = np.empty(rows, dtype_name(number))
-    rstd = np.empty(rows, dtype_name(number))
+    y = empty(engine, (rows, features), dtype_of(number))
+    mean = np.empty(rows, dtype_of(number))
+    rstd = np.empty(rows, dtype_of(number))
     cdef const void *xp = data(x_)
     cdef const void *wp = data(w)
     cdef const void *bp = data(b)
@@ -357,7 +357,7 @@ def layer_norm_backward(Engine engine not None, dy, x, mean, rstd, weight=None, 
     w = optional_readable(weight, number, (features,), "weight", "(normalized_shape,)")
     dw = optional_writable(dweight, number, (features,), "dweight", "(normalized_shape,)")
     db = optional_writable(dbias, number, (features,), "dbias", "(normalized_shape,)")
-    dx = empty(engine, (rows, features), dtype_name(number))
+    dx = empty(engine, (rows, features), dtype_of(number))
     cdef const void *gp = data(g)
     cdef const void *xp = data(x_)
     cdef const void *mp = data(m)
@@ -394,7 +394,7 @@ def scale_forward(Engine engine not None, x, scale, shift, int threads=1):
     expect_threads(threads)
     s = optional_readable(scale, number, (features,), "scale", "(features,)")
     b = optional_readable(shift, number, (features,), "shift", "(features,)")
-    y = empty(engine, (rows, features), dtype_name(number))
+    y = empty(engine, (rows, features), dtype_of(number))
     cdef const void *xp = data(x_)
     cdef const void *sp = data(s)
     cdef const void *bp = data(b)
@@ -437,7 +437,7 @@ def map_forward(Engine engine not None, str name not None, x, double alpha=0, do
     cdef rnn_engine *handle = engine.handle
     cdef rnn_dtype dtype = engine_dtype(number)
     expect_threads(threads)
-    y = empty(engine, (<object>x_).shape, dtype_name(number))
+    y = empty(engine, (<object>x_).shape, dtype_of(number))
     cdef const void *xp = data(x_)
     cdef void *yp = data(y)
     with nogil:
@@ -469,7 +469,7 @@ def map_backward(Engine engine not None, str name not None, v, dy, double alpha=
     cdef rnn_dtype dtype = engine_dtype(number)
     expect_threads(threads)
     expect_shape(g, (<object>v_).shape, "dy", "the shape of v")
-    dx = empty(engine, (<object>v_).shape, dtype_name(number))
+    dx = empty(engine, (<object>v_).shape, dtype_of(number))
     cdef const void *vp = data(v_)
     cdef const void *gp = data(g)
     cdef void *dxp = data(dx)

@@ -216,7 +216,7 @@ cdef class Session:
         x = self.input_array(x)
         steps, rows = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
         y = empty(self.engine, self.shape_of(rnn_session_steps(self.handle, steps), rows,
-                                             self.outputs), dtype_name(self.number))
+                                             self.outputs), dtype_of(self.number))
         if lengths is not None:
             lengths = lengths_array(lengths, rows)
             io.lengths = <const int64_t *>data(lengths)
@@ -236,7 +236,7 @@ cdef class Session:
 
     cdef list new_states(self, Py_ssize_t rows, make):
         """[(h, c)] of each recurrent module, arrays that `make` makes."""
-        dtype = dtype_name(self.number)
+        dtype = dtype_of(self.number)
         return [(make((layers * directions, rows, hidden), dtype),
                  make((layers * directions, rows, cells), dtype) if cells else None)
                 for layers, directions, hidden, cells in self.states]
@@ -342,7 +342,7 @@ cdef class Held:
         if steps < 0 or rows < 0:
             raise ValueError(f"steps is {steps}, rows {rows}, expected 0 or more")
         self.session = session
-        dtype = dtype_name(session.number)
+        dtype = dtype_of(session.number)
         self.x = np.zeros(session.shape_of(steps, rows, session.inputs), dtype)
         made = rnn_session_steps(session.handle, steps)
         self.y = np.empty(session.shape_of(made, rows, session.outputs), dtype)
@@ -498,7 +498,7 @@ cdef class Stream:
         """Copies of the states: a list of (h, c | None) a recurrent module, h (L, batch, H)."""
         self.expect_no_past()
         cdef size_t k = 0
-        dtype = dtype_name(self.number)
+        dtype = dtype_of(self.number)
         states = []
         for layers, _, hidden, cells in self.session.states:
             h = np.empty((layers, self.batch, hidden), dtype)

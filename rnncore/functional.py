@@ -371,7 +371,7 @@ def recurrent_layer(
         config.engine(),
         cell,
         _data(x) if table is None else x,
-        [tuple(map(_data, direction)) for direction in weights],
+        [[None if w is None else w.data for w in direction] for direction in weights],
         table=_data(table),
         lengths=lengths,
         h0=_data(h0),
@@ -393,9 +393,11 @@ def recurrent_layer(
             dhn,
             dcn,
             need_dx=source.requires_grad,
+            need_dh0=h0 is not None and h0.requires_grad,
+            need_dc0=c0 is not None and c0.requires_grad,
             dtable=dtable,
             threads=threads,
-            gradients=[tuple(next(buffers) for _ in direction) for direction in weights],
+            gradients=[[next(buffers) for _ in direction] for direction in weights],
             overwrite=gradients.overwrite,
         )
         if padding is not None:

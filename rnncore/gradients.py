@@ -41,23 +41,27 @@ class Accumulators:
     """
 
     def __init__(self, tensors):
-        wanted = [t for t in tensors if t is not None and t.requires_grad]
+        self._tensors = [t if t is not None and t.requires_grad else None for t in tensors]
+        wanted = [t for t in self._tensors if t is not None]
         once = len(set(map(id, wanted))) == len(wanted)
         self.overwrite = once and all(t.grad is None for t in wanted if t.is_leaf)
-        self._tensors = tensors
-        self._pairs = [_fresh(t) if self.overwrite else accumulator(t) for t in tensors]
-        self.buffers = [buffer for buffer, _ in self._pairs]
+        make = _fresh if self.overwrite else _summed
+        self.buffers = [None if t is None else make(t) for t in self._tensors]
 
     def finish(self):
         """Give the leaves what was written; return what the operation's backward returns."""
-        for tensor, (buffer, out) in zip(self._tensors, self._pairs, strict=True):
-            if self.overwrite and buffer is not None and out is None:
+        left = []
+        for tensor, buffer in zip(self._tensors, self.buffers, strict=True):
+            leaf = tensor is not None and tensor.is_leaf
+            if leaf and self.overwrite:
                 tensor.grad = buffer
-        return [out for _, out in self._pairs]
+            left.append(None if leaf else buffer)
+        return left
 
 
 def _fresh(tensor):
-    if tensor is None or not tensor.requires_grad:
-        return None, None
-    buffer = empty(tensor.shape, tensor.dtype)
-    return buffer, None if tensor.is_leaf else buffer
+    return empty(tensor.shape, tensor.dtype)
+
+
+def _summed(tensor):
+    return accumulator(tensor)[0]

@@ -22,7 +22,11 @@ def no_grad():
 
 def needs_grad(tensors):
     """Whether an operation on these tensors (None: not given) is to be recorded."""
-    return _recording.get() and any(t is not None and t.requires_grad for t in tensors)
+    if _recording.get():
+        for tensor in tensors:  # not any(): operations on little data take hardly longer than it
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 class Node:

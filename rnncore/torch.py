@@ -97,16 +97,14 @@ class _Layer(torch.autograd.Function):
             _array(dhn),
             _array(dcn),
             need_dx=need_dx,
+            need_dh0=need_h,
+            need_dc0=need_c,
             threads=torch.get_num_threads(),
             gradients=_by_direction([_array(g) for g in gradients], ctx.directions),
             overwrite=True,
         )
         del kept
-        inputs = [
-            torch.from_numpy(a) if need else None
-            for a, need in zip(found, (need_dx, need_h, need_c), strict=True)
-        ]
-        return [*inputs, *gradients]
+        return [*(None if a is None else torch.from_numpy(a) for a in found), *gradients]
 
 
 class _Last(torch.autograd.Function):

@@ -71,10 +71,10 @@ class Recurrent(Module):
             raise ValueError(
                 f"proj_size is {self.proj_size}, expected at most hidden_size = {self.hidden_size}"
             )
-        for layer in range(self.num_layers):
-            for direction in range(self.num_directions):
-                for name, shape in self._shapes(layer, direction):
-                    setattr(self, name, Parameter(np.empty(shape, self.dtype)))
+        self._names = [
+            [self._register(layer, direction) for direction in range(self.num_directions)]
+            for layer in range(self.num_layers)
+        ]
         for name, width in self._initial_parameters():
             shape = (self.num_layers * self.num_directions, width)
             setattr(self, name, Parameter(np.empty(shape, self.dtype)))
@@ -101,12 +101,11 @@ class Recurrent(Module):
         found = {"activations": self.activations, "clip": self.clip, "cell_clip": self.cell_clip}
         return None if all(value is None for value in found.values()) else found
 
-    def _shapes(self, layer, direction):
-        """Names and shapes of one layer's and direction's parameters."""
-        return [named for named in self._every_shape(layer, direction) if named is not None]
+    def _register(self, layer, direction):
+        """Make one layer's and direction's parameters.
 
-    def _every_shape(self, layer, direction):
-        """The same in the engine's order, None where there is no such parameter."""
+        Returns their names in the engine's order, None where there is no such parameter.
+        """
         suffix = f"_l{layer}{'_reverse' if direction else ''}"
         rows, outputs = self.gates * self.hidden_size, self.output_size
         inputs = self.input_size if layer == 0 else outputs * self.num_directions
@@ -118,7 +117,10 @@ class Recurrent(Module):
             (self.proj_size, "weight_hr", (outputs, self.hidden_size)),
             (self._peepholes, "peephole", (self._peepholes * self.hidden_size,)),
         )
-        return [(name + suffix, shape) if there else None for there, name, shape in shapes]
+        for there, name, shape in shapes:
+            if there:
+                setattr(self, name + suffix, Parameter(np.empty(shape, self.dtype)))
+        return [name + suffix if there else None for there, name, _ in shapes]
 
     def _initial_parameters(self):
         """Names and widths of the learned initial states."""
@@ -143,11 +145,8 @@ class Recurrent(Module):
         (w_ih, w_hh, b_ih | None, b_hh | None, w_hr | None, peepholes | None)
         """
         return [
-            tuple(
-                None if named is None else getattr(self, named[0])
-                for named in self._every_shape(layer, direction)
-            )
-            for direction in range(self.num_directions)
+            tuple([None if name is None else getattr(self, name) for name in names])
+            for names in self._names[layer]
         ]
 
     def initial_state(self):
