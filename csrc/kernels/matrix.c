@@ -57,18 +57,15 @@ int rnn_gates_row(const struct rnn_gates *gates, size_t m, size_t *row) {
 #define real float
 #define integer int32_t
 #define NAME(name) name##_f32
-#include "kernels/pack.inc"
+#include "kernels/transpose.inc"
 #define real double
 #define integer int64_t
 #define NAME(name) name##_f64
-#include "kernels/pack.inc"
+#include "kernels/transpose.inc"
 #define real uint32_t
 #define integer int32_t
 #define NAME(name) name##_words
 #include "kernels/transpose.inc"
-#undef NAME
-#undef real
-#undef integer
 
 static const void *at(const void *base, size_t index, size_t real_size) {
     return (const char *)base + index * real_size;
@@ -236,10 +233,10 @@ static void pack_real_transposed(struct rnn_matrix *matrix, const struct rnn_gat
         const void *source = held ? at(weight, row * ld, real_size) : NULL;
         for (size_t q = 0; q < panels->total; q += panels->groups) {
             const size_t begin = q * RNN_LANES, offset = group_offset(panels, q, &stride);
-            const size_t n = rnn_min(columns - begin, panels->groups * RNN_LANES);
-            RNN_BY_REAL(real_size, pack_row,
-                        at_mutable((void *)panels->data, offset + k * stride, real_size), RNN_LANES,
-                        source ? at(source, begin, real_size) : NULL, n);
+            const size_t n = source ? rnn_min(columns - begin, stride) : 0;
+            char *out = at_mutable((void *)panels->data, offset + k * stride, real_size);
+            if (n > 0) memcpy(out, at(source, begin, real_size), n * real_size);
+            if (n < stride) memset(out + n * real_size, 0, (stride - n) * real_size);
         }
     }
 }
