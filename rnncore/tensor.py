@@ -234,14 +234,16 @@ class Tensor:
     def __truediv__(self, other):
         """A / b, element by element, with NumPy's broadcasting."""
         a, b = self, as_tensor(other, self.dtype, "other")
+        quotient = compute(np.divide, a.data, b.data)
 
         def backward(g):
             return (
                 _unbroadcast(compute(np.divide, g, b.data), a.shape) if a.requires_grad else None,
-                _unbroadcast(-g * a.data / (b.data * b.data), b.shape) if b.requires_grad else None,
+                # b^2 may overflow or be 0 where this does not
+                _unbroadcast(-g * (quotient / b.data), b.shape) if b.requires_grad else None,
             )
 
-        return record("div", compute(np.divide, a.data, b.data), (a, b), backward)
+        return record("div", quotient, (a, b), backward)
 
     def __rtruediv__(self, other):
         """B / a, element by element, with NumPy's broadcasting."""

@@ -252,6 +252,16 @@ def test_embedding(shape):
     check(lambda w: functional.embedding(indices, w * w), (5, 4))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_divisor_whose_square_is_no_number(dtype):
+    small, large = np.finfo(dtype).tiny * 2**10, np.finfo(dtype).max / 2**10
+    numerator = Tensor(np.array([0, small, large, 1], dtype), requires_grad=True)
+    divisor = Tensor(np.array([small, small, large, large], dtype), requires_grad=True)
+    (numerator / divisor).sum().backward()
+    expected = [0, -1 / small, -1 / large, -1 / large / large]
+    np.testing.assert_allclose(divisor.grad, np.array(expected, dtype), rtol=1e-6)
+
+
 def test_embedding_with_padding():
     """The padding row's vector is looked up, but stays as it is."""
     weight, indices = leaf(5, 4), np.array([1, 2, 1, 4])
