@@ -4,6 +4,7 @@
 import numpy as np
 
 from rnncore import _engine, config
+from rnncore.checks import size
 from rnncore.gradients import accumulator
 from rnncore.tensor import Tensor, as_tensor, record
 
@@ -17,7 +18,7 @@ def embedding(indices, weight, padding_idx=None):
         Each from 0 to num_embeddings - 1.
     weight : Tensor, shape (num_embeddings, embedding_dim)
     padding_idx : int, optional
-        Row whose gradient stays zero.
+        Row whose gradient stays zero; negative counts from the end.
 
     Returns
     -------
@@ -42,11 +43,14 @@ class Lookup:
     def __init__(self, indices, weight, padding_idx=None):
         self.indices = _integers(indices)
         self.weight = as_tensor(weight, name="weight")
-        self.padding_idx = padding_idx
         if self.weight.ndim != 2:
             raise ValueError(
                 f"weight has shape {self.weight.shape}, expected (num_embeddings, embedding_dim)"
             )
+        if padding_idx is not None:
+            count = self.weight.shape[0]
+            padding_idx = size(padding_idx, "padding_idx", -count, count - 1) % count
+        self.padding_idx = padding_idx
 
     @property
     def shape(self):

@@ -272,6 +272,13 @@ def test_embedding_with_padding():
     assert_same_bits(weight.grad[[2, 4]], drawn(4, 4, seed=3)[[1, 3]])
 
 
+def test_padding_of_an_embedding_counts_from_the_end():
+    weight = leaf(5, 4)
+    functional.embedding([1, 2, 1, 4], weight, padding_idx=-4).backward(drawn(4, 4, seed=3))
+    assert not weight.grad[1].any()
+    assert weight.grad[[2, 4]].all()
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (2, 3, 5), (5,)], ids=str)
 @pytest.mark.parametrize("eps", [1e-5, 0.5])
 def test_layer_norm(shape, eps):
