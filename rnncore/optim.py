@@ -223,7 +223,8 @@ class SGD(Optimizer):
             first=state["first"],
             threads=get_num_threads(),
         )
-        state["first"] = False
+        if self.momentum:  # which may be set between steps
+            state["first"] = False
 
 
 class Adam(Optimizer):

@@ -233,6 +233,17 @@ def test_lr_may_change_between_steps():
         assert_same_bits(p.data, before - 0.5 * g - 0.25 * h)
 
 
+def test_a_momentum_set_between_steps_begins_with_that_gradient():
+    parameters, grads = drawn()
+    start = [p.data.copy() for p in parameters]
+    optimizer = optim.SGD(parameters, lr=0.5, dampening=0.25)
+    walk(optimizer, parameters, grads[:1])
+    optimizer.momentum = 0.5
+    walk(optimizer, parameters, grads[1:2])
+    for p, before, g, h in zip(parameters, start, *grads[:2], strict=True):
+        assert_same_bits(p.data, before - 0.5 * g - 0.5 * h)
+
+
 def test_parameters_are_updated_in_place_and_gradients_left_alone():
     parameters, grads = drawn()
     arrays = [p.data for p in parameters]
