@@ -463,7 +463,9 @@ def take_steps(x, index, batch_first=False):
     there = index >= 0
     chosen = (number, index) if batch_first else (index, number)
     if steps:
-        data = np.where(there[..., None], x.data[chosen], x.dtype.type(0))
+        first = np.where(there, index, 0)  # a negative one may lie before the beginning
+        taken = x.data[(number, first) if batch_first else (first, number)]
+        data = np.where(there[..., None], taken, x.dtype.type(0))
     else:
         data = np.zeros((*index.shape, x.shape[2]), x.dtype)
 

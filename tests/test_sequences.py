@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import rnncore
-from rnncore import functional, nn
+from rnncore import Tensor, functional, nn
 from rnncore.testing import assert_same_bits, gradcheck
 
 LENGTHS = [4, 0, 2]
@@ -34,6 +34,15 @@ def test_take_steps(batch_first):
         for t, step in enumerate(steps):
             expected = x[step, row] if step >= 0 else np.zeros(2)
             assert_same_bits(y[t, row], expected)
+
+
+def test_no_negative_step_is_chosen():
+    index = np.array([[-9, 1, -4]])
+    x = Tensor(np.ones((3, 1, 2)), requires_grad=True)
+    y = functional.take_steps(x, index)
+    assert_same_bits(y.data[:, 0, 0], np.array([0.0, 1.0, 0.0]))
+    y.sum().backward()
+    assert_same_bits(x.grad[:, 0, 0], np.array([0.0, 1.0, 0.0]))
 
 
 @BOTH
