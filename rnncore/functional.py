@@ -306,7 +306,7 @@ def conv1d(
     def backward(dy):
         dw, dw_out = accumulator(weight)
         db, db_out = accumulator(bias)
-        dmatrices = None if dw is None else np.zeros_like(matrices)
+        dmatrices = None if dw is None else np.zeros(matrices.shape, matrices.dtype)
         dpadded = windows.zeros() if x.requires_grad else None
         dy = windows.used(np.array(dy.transpose(order), order="C"))
         for group, part in enumerate(parts):

@@ -117,6 +117,17 @@ def test_one_step_at_a_time_sees_no_later_step():
         assert_same_bits(conv(x[:t]).data, whole[:t])
 
 
+def test_a_weight_in_columns_has_gradients():
+    conv = conv_of(GRID[4])
+    weight = Tensor(np.asfortranarray(conv.weight.data), requires_grad=True)
+    x = random(11, 2, 4)
+    given = {"stride": 3, "padding": (2, 2), "dilation": 2, "groups": 2}
+    for w in (conv.weight, weight):
+        y = rnncore.functional.conv1d(x, w, **given)
+        y.backward(random(*y.shape, seed=1))
+    assert_same_bits(weight.grad, conv.weight.grad)
+
+
 def test_gradients_add_up():
     conv, x = conv_of(GRID[1]), random(7, 2, 3)
     conv(x).sum().backward()
