@@ -524,12 +524,12 @@ def cross_entropy(logits, target, *, ignore_index=-100, reduction="mean"):
         need_dlogits=needs_grad((logits,)),
     )
     if reduction == "none":
-        return record(
-            "cross_entropy",
-            losses.reshape(target.shape),
-            (logits,),
-            lambda g: ((dlogits * g.reshape(-1, 1)).reshape(logits.shape),),
-        )
+
+        def each(g):  # of an ignored row it may be anything, as what a mean divides by 0 is
+            g = np.where(flat == ignore_index, g.dtype.type(0), g.reshape(-1))
+            return ((dlogits * g[:, None]).reshape(logits.shape),)
+
+        return record("cross_entropy", losses.reshape(target.shape), (logits,), each)
     count = int(np.count_nonzero(flat != ignore_index)) if reduction == "mean" else 1
     total = losses.sum(dtype=np.float64)
     value = np.asarray(total / count if count else np.nan, logits.dtype)

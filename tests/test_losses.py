@@ -89,6 +89,14 @@ def test_nothing_to_average_is_nan(rows):
     assert_same_bits(given.grad, np.zeros((rows, 5)))
 
 
+def test_an_ignored_row_has_no_gradient_whatever_its_loss_is_multiplied_by():
+    given = Tensor(drawn(3, 5), requires_grad=True)
+    losses = functional.cross_entropy(given, [1, -100, -100], reduction="none")
+    losses.backward(np.array([1.0, np.inf, np.nan]))
+    assert given.grad[0].all()
+    assert_same_bits(given.grad[1:], np.zeros((2, 5)))
+
+
 def test_large_logits_neither_overflow_nor_vanish():
     logits = np.array([[1000.0, 0.0, -1000.0], [-1e300, 1e300, 0]])
     given = Tensor(logits, requires_grad=True)
