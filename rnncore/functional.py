@@ -196,11 +196,15 @@ def batch_norm(x, weight=None, bias=None, eps=1e-5, *, mean=None, var=None):
         With the statistics of x only.
     """
     x = as_tensor(x)
+    if x.dtype not in (np.float32, np.float64):
+        raise TypeError(f"input has dtype {x.dtype}, expected float32 or float64")
     weight, bias = _weights((weight, bias), x.dtype, "weight", "bias")
     rows = _rows(x.data)
     count = len(rows)
     fixed = mean is not None
-    if not fixed:
+    if fixed:
+        mean = np.array(mean)  # running statistics may go on before the way back
+    else:
         if count < 2:
             raise ValueError(
                 f"input has shape {x.shape}: training needs more than one row of each feature"

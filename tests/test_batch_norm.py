@@ -8,7 +8,7 @@ import pytest
 from ops import close, numeric_gradient, random
 
 import rnncore
-from rnncore import Tensor, nn
+from rnncore import Tensor, functional, nn
 from rnncore import _engine as core
 from rnncore.testing import assert_same_bits
 
@@ -85,6 +85,19 @@ def test_evaluation_normalises_by_the_running_statistics(engine):
     assert_same_bits(norm(x[:1]).data, y[:1])
     assert norm.num_batches_tracked == 3
     assert norm(x[:, :0]).shape == (5, 0, 17)
+
+
+def test_training_between_evaluation_and_its_way_back():
+    x, dy = random(6, 4), random(6, 4, seed=2)
+    gradients = []
+    for between in (False, True):
+        norm = nn.BatchNorm1d(4, dtype="float64").eval()
+        y = norm(x)
+        if between:
+            norm.train()(3 * x + 1)
+        y.backward(dy)
+        gradients.append(norm.weight.grad)
+    assert_same_bits(*gradients)
 
 
 def test_momentum():
@@ -237,5 +250,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="more than one row of each feature"):
         norm(np.zeros((1, 3), "f4"))
     assert norm.num_batches_tracked == 0
+    with pytest.raises(TypeError, match="input has dtype int64"):
+        functional.batch_norm(np.array([[1, 2], [5, 3]], "int64"))
     with pytest.raises(TypeError, match="input has dtype float64"):
         norm(np.zeros((2, 3)))
