@@ -414,4 +414,5 @@ def clip_grad_value_(parameters, clip_value):
     """Clip each element of the gradients to [-clip_value, clip_value]."""
     _least("clip_value", clip_value)
     for grad in _gradients(parameters):
-        np.clip(grad, -clip_value, clip_value, out=grad)
+        with np.errstate(all="ignore"):  # float32 may know no number as large
+            np.clip(grad, -clip_value, clip_value, out=grad)

@@ -113,6 +113,16 @@ def test_momentum():
     np.testing.assert_array_equal(still.running_mean, 0)
 
 
+@pytest.mark.parametrize("value", [1e30, np.inf, np.nan])
+def test_statistics_beyond_float32_are_data(value):
+    norm = nn.BatchNorm1d(2)
+    x = random(5, 2, dtype="float32")
+    x[2, 0] = value
+    norm(x)  # a warning would be an error
+    assert not np.isfinite(norm.running_var[0])
+    assert np.isfinite(norm.running_var[1])
+
+
 def test_without_running_statistics():
     norm = nn.BatchNorm1d(3, track_running_stats=False)
     assert list(norm.state_dict()) == ["weight", "bias"]

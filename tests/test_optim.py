@@ -370,6 +370,13 @@ def test_clip_grad_value(dtype):
         assert_same_bits(parameter.grad, np.clip(grad, -0.5, 0.5).astype(dtype))
 
 
+def test_a_limit_beyond_float32_clips_nothing():
+    grad = np.array([1, -np.inf, np.nan], "float32")
+    (parameter,) = with_gradients(grad)
+    optim.clip_grad_value_(parameter, 1e300)  # a warning would be an error
+    assert_same_bits(parameter.grad, np.array([1, -np.inf, np.nan], "float32"))
+
+
 # ---- errors -------------------------------------------------------------------------------------
 
 P = nn.Parameter(np.zeros(2))

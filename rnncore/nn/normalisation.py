@@ -75,8 +75,10 @@ class BatchNorm1d(Module):
         part = self.momentum
         if part is None:
             part = 1 / int(self.num_batches_tracked)
-        self.running_mean[...] = (1 - part) * self.running_mean + part * mean
-        self.running_var[...] = (1 - part) * self.running_var + part * (var * rows / (rows - 1))
+        with np.errstate(all="ignore"):  # NaN and infinity are data
+            var = var * rows / (rows - 1)
+            self.running_mean[...] = (1 - part) * self.running_mean + part * mean
+            self.running_var[...] = (1 - part) * self.running_var + part * var
 
     def folded(self):
         """Scale and shift of each feature that evaluation comes down to.
