@@ -9,7 +9,7 @@
  *   - It returns an rnn_status. Results come back through out-pointers, which are NULL or untouched
  *     on failure; rnn_last_error() then says which argument, what was expected and what came.
  *   - It never prints, aborts or exits. What it keeps beside the caller's handles is each thread's
- *     last error, what its teams learned about crowded CPUs (threads.c reads a clock for that) and
+ *     last error, what its teams learned about crowded CPUs (crowding.c reads a clock for that) and
  *     which CPUs OpenMP's threads may use, so that no two wake on one. None of it changes a result.
  *   - The caller owns every array; the library owns every handle, from _create to _free.
  *     _free(NULL) does nothing, and what returns no status does nothing with a NULL handle or
