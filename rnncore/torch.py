@@ -6,6 +6,7 @@ PackedSequence included. `accelerate` turns the modules of a model into them.
 """
 # SPDX-License-Identifier: Apache-2.0
 
+import itertools
 import warnings
 import weakref
 
@@ -57,6 +58,19 @@ class _Held(np.ndarray):
     tape = None
 
 
+_numbers = itertools.count()
+_held = weakref.WeakValueDictionary()
+"""Every such array by the number that it holds: what autograd gives back may be of another call,
+as a checkpoint computes the forward anew, and its number says whose tape it keeps."""
+
+
+def _hold(tape):
+    held = np.array([next(_numbers)], np.int64).view(_Held)
+    held.tape = tape
+    _held[int(held[0])] = held
+    return torch.from_numpy(held)
+
+
 class _Layer(torch.autograd.Function):
     """One recurrent layer; its tape lives in autograd's graph and is freed with it."""
 
@@ -64,10 +78,7 @@ class _Layer(torch.autograd.Function):
     def forward(ctx, form, x, h0, c0, *weights):
         """Return y, h_n and, for LSTMs, c_n."""
         *outputs, tape = _run(form, x, h0, c0, weights, training=True)
-        held = np.zeros(1, np.uint8).view(_Held)
-        held.tape = tape
-        ctx.held = weakref.ref(held)
-        ctx.save_for_backward(torch.from_numpy(held))
+        ctx.save_for_backward(_hold(tape))
         ctx.set_materialize_grads(False)
         ctx.directions, ctx.dtype = form[1], x.dtype
         ctx.shapes = [None if w is None else w.shape for w in weights]
@@ -86,13 +97,20 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def _gradients(ctx, dy, dhn, dcn):
-        kept = ctx.saved_tensors  # raises if an earlier backward freed it, and with it the tape
+        (kept,) = ctx.saved_tensors  # raises if an earlier backward freed it, and its tape
+        held = _held.get(int(kept))
+        if held is None:
+            raise RuntimeError(
+                "a hook for saved tensors has put a copy in the place of what rnncore's recurrent "
+                "modules keep, which cannot be copied: rnncore.torch.restore(model) gives "
+                "torch.nn's modules back, for which it can"
+            )
         need_dx, need_h, need_c, *needed = ctx.needs_input_grad[1:]
         gradients = [
             torch.empty(shape, dtype=ctx.dtype, device="cpu") if need else None
             for shape, need in zip(ctx.shapes, needed, strict=True)
         ]
-        found = ctx.held().tape.backward(
+        found = held.tape.backward(
             _array(dy),
             _array(dhn),
             _array(dcn),
@@ -103,7 +121,6 @@ class _Layer(torch.autograd.Function):
             gradients=_by_direction([_array(g) for g in gradients], ctx.directions),
             overwrite=True,
         )
-        del kept
         return [*(None if a is None else torch.from_numpy(a) for a in found), *gradients]
 
 
