@@ -128,6 +128,18 @@ def test_a_program_becomes_a_model(path):
         assert np.array_equal(array, module.state_dict()[name].numpy())
 
 
+@FORMATS
+def test_views_of_other_numbers_are_refused(path, zipped):
+    """The file has the numbers as they lie in memory, and a bit that says how to read them."""
+    pairs = torch.randn(3, dtype=torch.complex64).conj()
+    for view, name in ((pairs, "conj"), (pairs.imag, "neg")):
+        save({"a": view}, path, zipped)
+        with pytest.raises(ValueError, match=rf"a view of other numbers \({name}\)"):
+            read_torch(path)
+        save({"a": view.clone()}, path, zipped)
+        assert np.array_equal(read_torch(path)["a"], view.resolve_conj().resolve_neg().numpy())
+
+
 def test_sparse_and_quantised_tensors_are_refused_by_name(path):
     save({"a": torch.eye(3).to_sparse()}, path)
     with pytest.raises(ValueError, match=r"_rebuild_sparse_tensor|_get_layout"):
@@ -237,6 +249,26 @@ def test_a_class_of_ones_own():
     own.scale = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(ValueError, match="with parameters of its own"):
         from_torch(own)
+
+
+def test_a_module_that_stands_in_several_places_is_run_in_each():
+    act, square = torch.nn.Tanh(), torch.nn.Linear(4, 4)
+    theirs = torch.nn.Sequential(square, act, square, torch.nn.Sequential(act, act))
+    x = torch.randn(3, 2, 4)
+    ours = from_torch(theirs)
+    assert len(ours) == 5
+    assert np.abs(ours(x.numpy()).numpy() - theirs(x).detach().numpy()).max() < 1e-6
+
+
+def test_a_class_without_layers_is_refused():
+    class Scaled(torch.nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    chain = torch.nn.Sequential(torch.nn.Linear(4, 4), Scaled())
+    with pytest.raises(ValueError, match="1 is Scaled, a class of your own with no layers inside"):
+        from_torch(chain)
+    assert type(from_torch(chain, {"0": "Linear"})) is nn.Linear
 
 
 def test_live_tensors_in_a_state_dict():

@@ -472,10 +472,15 @@ def _specs(module, path, own_class):
             raise ValueError(
                 f"{path or 'source'} is {kind}, with parameters of its own: describe it"
             )
+        if not any(True for _ in module.children()):
+            raise ValueError(
+                f"{path or 'source'} is {kind}, a class of your own with no layers inside: what it "
+                "computes cannot be seen. Say so by description="
+            )
         for name, child in module.named_children():
             yield from _specs(child, f"{path}.{name}" if path else name, True)
     elif kind == "Sequential":
-        for name, child in module.named_children():
+        for name, child in module._modules.items():  # named_children() gives what recurs once
             yield from _specs(child, f"{path}.{name}" if path else name, own_class)
     elif kind in _PLAIN:
         if own_class:

@@ -91,14 +91,23 @@ def _view(storage, dtype, offset, shape, strides):
     return TensorRecord(storage, dtype, _count(offset, "offset"), shape, strides)
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *_):
-    """torch._utils._rebuild_tensor_v2; what follows is about gradients and hooks."""
+def _refuse_bits(more):
+    """Refuse a tensor of which a bit says that its numbers stand there negated or conjugated."""
+    if more:
+        named = ", ".join(str(key) for key in more)[:60] if isinstance(more, dict) else "unknown"
+        raise ValueError(f"a tensor is a view of other numbers ({named}): save a clone of it")
+
+
+def _rebuild_tensor(storage, offset, shape, strides, requires_grad=False, hooks=None, more=None):
+    """torch._utils._rebuild_tensor_v2."""
+    _refuse_bits(more)
     if isinstance(storage, Storage) and storage.dtype is None:
         raise ValueError("a tensor is made of bytes without a dtype")
     return _view(storage, getattr(storage, "dtype", None), offset, shape, strides)
 
 
-def _rebuild_tensor_v3(storage, offset, shape, strides, requires_grad, hooks, dtype, *_):
+def _rebuild_tensor_v3(storage, offset, shape, strides, requires_grad, hooks, dtype, more=None):
+    _refuse_bits(more)
     if not isinstance(dtype, Dtype):
         raise ValueError(f"a tensor's dtype is {type(dtype).__name__}")
     return _view(storage, dtype, offset, shape, strides)
