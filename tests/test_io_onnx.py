@@ -373,6 +373,28 @@ def test_conv(batch, group, strides, dilations, pads, length):
         np.testing.assert_allclose(y, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("start", [-9, -4, -3, 1, 9])
+@pytest.mark.parametrize("end", [-9, -2, 0, 1 << 40])
+@pytest.mark.parametrize("step", [-1, -2, 1, 2])
+def test_parts_that_begin_beyond_the_ends(start, end, step):
+    """As ONNX's document clamps starts and ends, of a negative step to the last element."""
+    first, last = (n + 3 if n < 0 else n for n in (start, end))
+    first = min(max(first, 0), 2 if step < 0 else 3)
+    last = min(max(last, -1), 2) if step < 0 else min(max(last, 0), 3)
+    given = {"s": start, "e": end, "a": -1, "p": step}
+    known = {name: np.array([n], L) for name, n in given.items()}
+    x = draw(2, 3)
+    (y,) = one("Slice", [x], initializers=known)
+    assert np.array_equal(y, x[:, list(range(first, last, step))])
+
+
+def test_means_of_integers_drop_what_is_behind_the_point():
+    x = np.array([[-3, 0], [3, 0], [-4, -2]], L)
+    (y,) = one("ReduceMean", [x], axes=[1], keepdims=0)
+    assert y.tolist() == [-1, 1, -3]
+    assert y.dtype == x.dtype
+
+
 def test_old_broadcasting():
     x, b = draw(2, 3, 4), draw(3)
     (y,) = one("Add", [x, b], opset=6, broadcast=1, axis=1)

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from rnncore.io.onnx.operators.elementwise import divide
 from rnncore.io.onnx.registry import Prepared, axis_of, integers, operator
 
 
@@ -15,7 +16,7 @@ def _sum(x, axes):
 def _mean(x, axes):
     if x.dtype.kind != "f":
         count = int(np.prod([x.shape[a] for a in axes]))
-        return np.sum(x, axes, dtype=x.dtype, keepdims=True) // count
+        return divide(np.sum(x, axes, dtype=x.dtype, keepdims=True), np.array(count, x.dtype))
     return np.mean(x, axes, keepdims=True)
 
 

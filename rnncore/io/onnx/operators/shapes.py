@@ -213,7 +213,7 @@ def _split(x, axis, lengths, count, ragged):
 @operator("Slice", 1, axes=("ints", None), starts="ints", ends="ints")
 def slice_attributes(axes, starts, ends):
     """A part from `starts` to before `ends`."""
-    return lambda x: x[_slices(x.ndim, starts, ends, axes, None)]
+    return lambda x: x[_slices(x.shape, starts, ends, axes, None)]
 
 
 @operator("Slice", 10, inputs=(3, 5), shaped_by=(1, 2, 3, 4))
@@ -233,7 +233,7 @@ class Slice:
         starts, ends = integers(starts, "starts"), integers(ends, "ends")
         axes = None if axes is None else integers(axes, "axes")
         steps = None if steps is None else integers(steps, "steps")
-        return _slices(x.ndim, starts, ends, axes, steps)
+        return _slices(x.shape, starts, ends, axes, steps)
 
     def prepare(self, inputs, known):
         """The same with the parts worked out."""
@@ -243,16 +243,19 @@ class Slice:
         return lambda x, *_: x[part]
 
 
-def _slices(ndim, starts, ends, axes, steps):
+def _slices(shape, starts, ends, axes, steps):
     axes = range(len(starts)) if axes is None else axes
     steps = (1,) * len(starts) if steps is None else steps
     if not len(starts) == len(ends) == len(axes) == len(steps):
         raise ValueError("starts, ends, axes and steps have different lengths")
-    parts = [slice(None)] * ndim
+    parts = [slice(None)] * len(shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        at = axis_of(axis, len(shape))
+        if step < 0:  # a start before the first element is that element, to Python it is none
+            start = max(start, -shape[at])
         # Beyond the first element, going backwards: Python's way to say so is None.
         beyond = step < 0 and end < -(1 << 30)
-        parts[axis_of(axis, ndim)] = slice(start, None if beyond else end, step)
+        parts[at] = slice(start, None if beyond else end, step)
     return tuple(parts)
 
 
