@@ -193,6 +193,25 @@ def test_train_refuses_an_output_it_cannot_write(folder, capsys):
         assert output in refused(capsys, "train", "text.txt", "-o", output, *SMALL)
 
 
+def test_nothing_is_written_over_what_is_read(folder, capsys):
+    (folder / "other.txt").write_text("a zebra sat\n" * 20)
+    os.link("text.txt", "text.checkpoint.txt")
+    before = (folder / "text.txt").read_bytes()
+    for more in (
+        ["-o", "text.txt"], ["-o", "./text.txt", "--restart"],
+        ["-o", "other.txt", "--validation", "other.txt"],
+    ):  # fmt: skip
+        line = refused(capsys, "train", "text.txt", *more, *SMALL)
+        assert "is the file to read, expected another one to write" in line
+    line = refused(capsys, "train", "text.checkpoint.txt", "-o", "text.txt", *SMALL)
+    assert "is the file to read" in line
+    assert main(["train", "text.txt", "-o", "m.safetensors", *SMALL]) == 0
+    capsys.readouterr()
+    line = refused(capsys, "quantize", "m.safetensors", "-o", "other.txt", "--eval", "other.txt")
+    assert "is the file to read" in line
+    assert (folder / "text.txt").read_bytes() == before
+
+
 def test_train_says_that_it_diverged(folder, capsys):
     argv = ["train", "text.txt", "-o", "m.safetensors", "--cell", "rnn", *SMALL]
     assert main([*argv, "--lr", "1e38", "--clip", "0"]) == 2

@@ -122,6 +122,27 @@ def test_errors(tmp_path, capsys, source, target, text):
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("source", "option", "kinds"),
+    [
+        ("m.pt", ["--constant", "a=1"], "ONNX, "),
+        ("m.onnx", ["--batch-first"], "PyTorch, "),
+        ("m.onnx", ["--skip", ""], "PyTorch, "),
+        ("m.onnx", ["--key", ""], "PyTorch, "),
+        ("m.onnx", ["--like", "m.safetensors"], "PyTorch and Keras, "),
+        ("m.keras", ["--key", "a"], "PyTorch, "),
+        ("m.safetensors", ["--like", "m.safetensors"], "PyTorch and Keras, "),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, capsys, source, option, kinds):
+    rnncore.save(nn.LSTM(3, 4), tmp_path / "m.safetensors")
+    to_onnx(nn.LSTM(3, 4), tmp_path / "m.onnx")
+    (tmp_path / "m.pt").write_bytes(torch_files.file_of(LSTM))
+    assert convert(tmp_path / source, tmp_path / "out.safetensors", *option) == 2
+    assert f"{option[0]} is for files of {kinds}" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_what_onnx_cannot_say_leaves_no_file(tmp_path, capsys):
     rnncore.save(nn.LSTM(3, 4, proj_size=2), tmp_path / "m.safetensors")
     assert convert(tmp_path / "m.safetensors", tmp_path / "m.onnx") == 2

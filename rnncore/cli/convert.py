@@ -25,6 +25,15 @@ SYSTEMS = {
 
 NAMES = {"torch": "PyTorch", "keras": "Keras", "onnx": "ONNX", "rnncore": "rnncore"}
 
+OPTIONS = {
+    "like": ("torch", "keras"),
+    "skip": ("torch",),
+    "key": ("torch",),
+    "batch_first": ("torch",),
+    "constant": ("onnx",),
+}
+"""Options on how to read, and the systems whose files have them."""
+
 
 def add(commands):
     """Add the command's parser."""
@@ -83,6 +92,7 @@ def run(arguments):
         raise UserError(f"{arguments.output}: expected a name that ends in .safetensors or .onnx")
     require_writable(arguments.output)
     system = arguments.system or system_of(arguments.model)
+    refuse_options(arguments, system)
     with mendable((OSError, ValueError, ImportError)):
         model = read(arguments, system)
     print("\n".join(report(arguments.model, system, model)))
@@ -110,6 +120,17 @@ def system_of(path):
     with mendable():
         _, metadata = native.read_safetensors(path)
     return "rnncore" if native.KEY in metadata else "torch"
+
+
+def refuse_options(arguments, system):
+    """Refuse what is asked for and would do nothing with the files of this system."""
+    for name, systems in OPTIONS.items():
+        if getattr(arguments, name) not in (None, False, []) and system not in systems:
+            kinds = " and ".join(NAMES[one] for one in systems)
+            raise UserError(
+                f"--{name.replace('_', '-')} is for files of {kinds}, "
+                f"{arguments.model} is one of {NAMES[system]}"
+            )
 
 
 def read(arguments, system):

@@ -37,3 +37,11 @@ def require_writable(path):
         raise UserError(f"{path}: the directory {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{path}: the directory {folder} is not writable")
+
+
+def require_apart(path, *sources):
+    """Refuse to write over a file that is read; sources that are None are left out."""
+    for source in sources:
+        both = bool(source) and os.path.exists(path) and os.path.exists(source)
+        if both and os.path.samefile(path, source):
+            raise UserError(f"{path}: is the file to read, expected another one to write")

@@ -11,7 +11,7 @@ import numpy as np
 import rnncore
 from rnncore import character_model, functional
 from rnncore.cli.arguments import add_threads, apply_threads
-from rnncore.cli.errors import UserError, mendable, require_writable
+from rnncore.cli.errors import UserError, mendable, require_apart, require_writable
 from rnncore.io.low import FORMATS
 from rnncore.text import IGNORED, UnknownCharacter, lanes, read_text
 
@@ -51,6 +51,7 @@ def run(arguments):
     with mendable():
         if arguments.output:
             require_writable(arguments.output)
+            require_apart(arguments.output, arguments.eval)
         indices = None
         if arguments.eval:
             _, vocabulary = character_model.load(arguments.model)

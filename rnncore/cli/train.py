@@ -9,7 +9,7 @@ import time
 import rnncore
 from rnncore import character_model, checkpoint
 from rnncore.cli.arguments import add_threads, apply_threads, number
-from rnncore.cli.errors import INTERRUPTED, UserError, mendable, require_writable
+from rnncore.cli.errors import INTERRUPTED, UserError, mendable, require_apart, require_writable
 from rnncore.cli.interrupt import on_interrupt
 from rnncore.cli.progress import Progress, duration
 from rnncore.generate import generate
@@ -79,6 +79,8 @@ def run(arguments):
     apply_threads(arguments)
     require_writable(arguments.output)
     saved_path = checkpoint_path(arguments.output)
+    for path in (arguments.output, saved_path):
+        require_apart(path, arguments.text, arguments.validation)
     with mendable():
         if arguments.resume:
             trainer, vocabulary, options = resumed(arguments, saved_path)
