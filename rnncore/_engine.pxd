@@ -93,6 +93,7 @@ cdef extern from "rnncore.h" nogil:
         int threads
         rnn_weight_format products
         const rnn_variant *variant
+        int fixed_input
     ctypedef struct rnn_weights:
         const void *w_ih
         const void *w_hh

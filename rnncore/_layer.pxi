@@ -251,7 +251,7 @@ cdef class Tape:
 
 def layer_forward(Engine engine not None, str cell, x, weights, *, table=None, lengths=None,
                   h0=None, c0=None, bint batch_first=False, bint training=False,
-                  str products="float32", variant=None, int threads=1):
+                  bint fixed_input=False, str products="float32", variant=None, int threads=1):
     """Run one recurrent layer over whole sequences.
 
     Parameters
@@ -273,6 +273,8 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, table=None, l
     h0, c0 : arrays of shapes (D, B, P) and (D, B, H), optional
     training : bool
         Keep what backward needs.
+    fixed_input : bool
+        But not for the gradient of x or the table, which there is none of then.
     products : {"float32", "bfloat16"}
         How operands of products are rounded, here and in the backward; "float32": not at all.
     variant : dict, optional
@@ -343,6 +345,7 @@ def layer_forward(Engine engine not None, str cell, x, weights, *, table=None, l
     options.directions = directions
     options.threads = threads
     options.variant = &form
+    options.fixed_input = fixed_input
     options.products = weight_format(products, "products")
     io.steps = steps
     io.rows = rows

@@ -369,7 +369,7 @@ def recurrent_layer(
     h0, c0 = _weights((h0, c0), source.dtype, "h_0", "c_0")
     parameters = [w for direction in weights for w in direction]
     parents = (source, h0, c0, *parameters)
-    training = needs_grad(parents)
+    training, fixed_input = needs_grad(parents), not source.requires_grad
     threads = get_num_threads()
     y, hn, cn, tape = _engine.layer_forward(
         config.engine(),
@@ -382,13 +382,14 @@ def recurrent_layer(
         c0=_data(c0),
         batch_first=batch_first,
         training=training,
+        fixed_input=fixed_input,
         products=products_of(source.dtype),
         variant=variant,
         threads=threads,
     )
 
     def backward(dy, dhn, dcn):
-        gradients = Accumulators([table, *parameters])
+        gradients = Accumulators([None if fixed_input else table, *parameters])
         dtable, *rest = gradients.buffers
         buffers = iter(rest)
         padding = _row(dtable, padding_idx, gradients.overwrite)
@@ -396,7 +397,7 @@ def recurrent_layer(
             dy,
             dhn,
             dcn,
-            need_dx=source.requires_grad,
+            need_dx=not fixed_input,
             need_dh0=h0 is not None and h0.requires_grad,
             need_dc0=c0 is not None and c0.requires_grad,
             dtable=dtable,

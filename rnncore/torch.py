@@ -35,7 +35,7 @@ def _by_direction(values, directions):
     return [tuple(values[k * each : (k + 1) * each]) for k in range(directions)]
 
 
-def _run(form, x, h0, c0, weights, training):
+def _run(form, x, h0, c0, weights, training, fixed_input=False):
     """y, h_n, c_n (arrays; c_n None but for LSTMs) and the tape."""
     cell, directions, batch_first, lengths = form
     return _engine.layer_forward(
@@ -48,6 +48,7 @@ def _run(form, x, h0, c0, weights, training):
         c0=_array(c0),
         batch_first=batch_first,
         training=training,
+        fixed_input=fixed_input,
         threads=torch.get_num_threads(),
     )
 
@@ -77,7 +78,8 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx, form, x, h0, c0, *weights):
         """Return y, h_n and, for LSTMs, c_n."""
-        *outputs, tape = _run(form, x, h0, c0, weights, training=True)
+        fixed_input = not ctx.needs_input_grad[1]
+        *outputs, tape = _run(form, x, h0, c0, weights, True, fixed_input)
         ctx.save_for_backward(_hold(tape))
         ctx.set_materialize_grads(False)
         ctx.directions, ctx.dtype = form[1], x.dtype

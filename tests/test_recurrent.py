@@ -254,6 +254,28 @@ def test_names_and_shapes_are_those_of_pytorch(cell, bidirectional, bias):
     assert 0.9 < drawn.max() <= 1
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_that_nobody_wants_change_no_others(cell, count, threads):
+    """Those of an input and of initial states that stay as they are."""
+    problem = Problem(cell, 9, 150, bidirectional=True, steps=6, batch=5, lengths=(6, 1, 4, 0, 6))
+    arrays = problems.draw(problem, 13)
+    threads(count)
+    found = []
+    for wanted in ((True, True), (True, False), (False, True), (False, False)):
+        module = loaded(problem, arrays)
+        x = Tensor(arrays["x"], requires_grad=wanted[0])
+        state = [Tensor(arrays[n], requires_grad=wanted[1]) for n in ("h_0", "c_0") if n in arrays]
+        y, _ = module(x, tuple(state) if problem.has_c else state[0], problem.lengths)
+        y.backward(arrays["gy"])
+        found.append([t.grad for t in (x, *state, *module.parameters())])
+        assert [t.grad is not None for t in (x, *state)] == [wanted[0], *wanted[1:] * len(state)]
+    for gradients in found[1:]:
+        for gradient, expected in zip(gradients, found[0], strict=True):
+            if gradient is not None:
+                assert_same_bits(gradient, expected)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_weights_are_shared_over_time(cell):
     """Run step by step with the state handed on, the same weights give the whole's gradients."""

@@ -209,6 +209,8 @@ typedef struct rnn_layer_options {
      * are of the dtype. */
     rnn_weight_format products;
     const rnn_variant *variant; /* NULL: the plain cell */
+    int fixed_input; /* training: not 0: there is no gradient of x or of the table, dx and dtable
+                        are RNN_ERR_ARGUMENT, and the tape is smaller */
 } rnn_layer_options;
 
 /* Weights of one direction, PyTorch's layout and gate order. */

@@ -459,7 +459,7 @@ static void task(rnn_team *team, int rank, void *context) {
         one_chunk(run, team, rank);
     }
     if (rnn_team_left(team, rank)) return;
-    initial_gradient(run, rank, team->size);
+    if (run->backward->dh0) initial_gradient(run, rank, team->size);
     if (run->backward->dtable) table_gradient(run, rank, team->size);
     rnn_parameter_gradients_finish(&run->gradients, team, rank);
 }

@@ -74,7 +74,7 @@ enum matrix_id { W_HH, W_HH_T, W_IH, W_IH_T, MATRICES };
 struct packing {
     struct rnn_direction *direction;
     const rnn_weights *weights;
-    int backward;
+    int backward, to_input; /* the way back is wanted, and that to the input */
 };
 
 static rnn_status pack_matrix(void *context, size_t index) {
@@ -105,19 +105,19 @@ static rnn_status pack_matrix(void *context, size_t index) {
                                               &phase->recurrent, weights->w_hh, d->output,
                                               d->output, d->blas);
         default:
-            if (!packing->backward) return RNN_OK;
+            if (!packing->to_input) return RNN_OK;
             return rnn_matrix_pack_transposed(&phase->w_ih_t, d->engine, d->dtype, d->format,
                                               &phase->input, weights->w_ih, d->input, d->input,
                                               d->blas);
     }
 }
 
-static rnn_status pack_matrices(struct rnn_direction *d, const rnn_weights *weights, int backward,
-                                int threads) {
+static rnn_status pack_matrices(struct rnn_direction *d, const struct rnn_direction_options *o,
+                                const rnn_weights *weights) {
     enum { WORTH_SHARING = 100000 }; /* elements of the weights, some 20 us of packing */
-    struct packing packing = {.direction = d, .weights = weights, .backward = backward};
+    struct packing packing = {d, weights, o->backward, o->backward && !o->fixed_input};
     const int shared = d->cell->gates * d->hidden * (d->hidden + d->input) >= WORTH_SHARING;
-    return rnn_jobs_run(shared ? threads : 1, d->cell->phases * MATRICES, pack_matrix, &packing);
+    return rnn_jobs_run(shared ? o->threads : 1, d->cell->phases * MATRICES, pack_matrix, &packing);
 }
 
 /* The projection's matrices. */
@@ -215,7 +215,7 @@ rnn_status rnn_direction_create(struct rnn_direction *direction,
         if (status == RNN_OK) status = pack_bias(&direction->phase[p], direction, weights);
     }
     if (status == RNN_OK) status = pack_projection(direction, weights, o->backward);
-    if (status == RNN_OK) status = pack_matrices(direction, weights, o->backward, o->threads);
+    if (status == RNN_OK) status = pack_matrices(direction, o, weights);
     rnn_fpenv_switch(&saved, RNN_LEAVE_KEEPING);
     if (status != RNN_OK) rnn_direction_free(direction);
     return status;

@@ -68,7 +68,8 @@ struct rnn_direction_options {
     rnn_dtype dtype;
     size_t input, hidden;
     rnn_weight_format format;
-    int backward; /* the way back is wanted as well, which int8 does not have */
+    int backward; /* the way back is wanted as well, which int8 does not have, */
+    int fixed_input; /* but not to the input */
     int threads;
 };
 

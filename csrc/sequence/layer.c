@@ -13,7 +13,7 @@ struct taped_direction {
 };
 
 struct rnn_tape {
-    int directions;
+    int directions, fixed_input;
     size_t steps;
     struct rnn_rows rows;
     rnn_arena arena;
@@ -163,22 +163,25 @@ static rnn_status fill_tape(struct rnn_tape *tape, const rnn_engine *engine,
     size_t bytes = 0;
     tape->steps = io->steps;
     tape->directions = options->directions;
+    tape->fixed_input = options->fixed_input;
     RNN_TRY(rnn_rows_create(&tape->rows, io->steps, io->rows, io->lengths));
     if (io->lookup) RNN_TRY(rnn_lookup_check(io->lookup, &tape->rows, options->input));
     for (int k = 0; k < options->directions; k++) {
         RNN_TRY(rnn_check_weights(&weights[k], options->input, options->cell, options->variant));
         if (training) RNN_TRY(check_training(options, &weights[k]));
-        RNN_TRY(rnn_direction_create(&tape->each[k].direction,
-                                     &(struct rnn_direction_options){.engine = engine,
-                                                                     .cell = options->cell,
-                                                                     .variant = options->variant,
-                                                                     .dtype = options->dtype,
-                                                                     .input = options->input,
-                                                                     .hidden = options->hidden,
-                                                                     .format = options->products,
-                                                                     .backward = training,
-                                                                     .threads = options->threads},
-                                     &weights[k]));
+        RNN_TRY(rnn_direction_create(
+            &tape->each[k].direction,
+            &(struct rnn_direction_options){.engine = engine,
+                                            .cell = options->cell,
+                                            .variant = options->variant,
+                                            .dtype = options->dtype,
+                                            .input = options->input,
+                                            .hidden = options->hidden,
+                                            .format = options->products,
+                                            .backward = training,
+                                            .fixed_input = options->fixed_input,
+                                            .threads = options->threads},
+            &weights[k]));
         if (training) RNN_TRY(rnn_history_size(direction[k], &tape->rows, io->lookup, &bytes));
     }
     if (training) {
@@ -224,6 +227,9 @@ static rnn_status check_grad(const struct rnn_tape *tape, const rnn_layer_grad *
         return rnn_fail(RNN_ERR_ARGUMENT, "dx is given, but the input was a lookup: use dtable");
     if (grad->dtable && !tape->each[0].history.lookup.count)
         return rnn_fail(RNN_ERR_ARGUMENT, "dtable is given, but the input was x, no lookup");
+    if (tape->fixed_input && (grad->dx.data || grad->dtable))
+        return rnn_fail(RNN_ERR_ARGUMENT, "%s is given, but the options said fixed_input",
+                        grad->dx.data ? "dx" : "dtable");
     for (int k = 0; k < tape->directions && grad->gradients; k++)
         RNN_TRY(check_gradients(&tape->each[k].direction, &grad->gradients[k]));
     return check_cell_states(tape->each[0].direction.cell, "dcn", grad->dcn, "dc0", grad->dc0);

@@ -165,6 +165,12 @@ void test_layer_errors(void) {
     FAILS(rnn_layer_backward(tape, &grad), RNN_ERR_ARGUMENT, "peepholes");
     rnn_tape_free(tape);
     c = good;
+    c.options.fixed_input = 1;
+    NEED(rnn_layer_forward(engine, &c.options, c.weights, &c.io, &tape));
+    grad = (rnn_layer_grad){.threads = 1, .dx = good.io.x};
+    FAILS(rnn_layer_backward(tape, &grad), RNN_ERR_ARGUMENT, "dx is given, but the options said");
+    rnn_tape_free(tape);
+    c = good;
     c.options.cell = RNN_CELL_GRU;
     NEED(rnn_layer_forward(engine, &c.options, c.weights, &c.io, &tape));
     grad = (rnn_layer_grad){.threads = 1, .dcn = states};
