@@ -138,6 +138,19 @@ static const char *output_gradient(const struct run *run, size_t s, size_t *ld) 
     return b->dy.data ? rnn_rows_of_step(run->rows, &b->dy, b->reverse, s, run->real_size) : NULL;
 }
 
+/* What the kernel reads and writes of the second phase of a cell, in rows `stride` apart from row
+ * `kept` of the history and `row` of the chunk on. */
+static inline void point_at_second(const struct run *run, struct rnn_back *back, size_t kept,
+                                   size_t row, size_t stride) {
+    const struct rnn_phase_weights *phase = &run->direction->phase[1];
+    const struct rnn_history *history = run->backward->history;
+    const size_t width = dgates_width(phase, run->padded);
+    back->second = (char *)history->gates[1] + kept * phase->width * run->real_size;
+    back->ld_second = stride * phase->width;
+    back->dsecond = run->dgates[1] + row * width * run->operand_size;
+    back->ld_dsecond = stride * width;
+}
+
 /* The recurrent product by BLAS, left in `target` [B] rows, added to what is there if `add`. */
 static void product_blas(const struct run *run, const struct rnn_matrix *w, struct rnn_back *back,
                          char *target, int add) {
@@ -201,13 +214,7 @@ static void run_stage(struct run *run, const struct stage *stage, size_t s,
         .ld_carry = ld,
         .form = &d->form,
     };
-    if (d->cell->phases > 1) {
-        const size_t width_second = dgates_width(&d->phase[1], run->padded);
-        back.second = (char *)history->gates[1] + kept * d->phase[1].width * size;
-        back.ld_second = stride * d->phase[1].width;
-        back.ld_dsecond = stride * width_second;
-        back.dsecond = run->dgates[1] + row * width_second * run->operand_size;
-    }
+    if (d->cell->phases > 1) point_at_second(run, &back, kept, row, stride);
     if (projects) {
         back.dnext = run->dprojected + row * state;
         back.ld_dnext = ld;
