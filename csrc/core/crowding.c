@@ -19,9 +19,7 @@ enum {
     ALONE_MAX = 800000000  /* finds the CPUs still crowded, up to this: they may be free again */
 };
 
-static _Thread_local long switches;    /* this thread's context switches when it last looked, */
-static _Thread_local int64_t cpu_time; /* and the ns it had computed by then */
-
+static _Thread_local int64_t cpu_time;    /* ns that this thread had computed when it last looked */
 static _Thread_local int64_t lost_lately; /* ns that this thread's last teams lost */
 static _Thread_local int64_t lost_last;   /* when it lost the last of them, */
 static _Thread_local int64_t lost_apart;  /* and the last by threads that began apart */
@@ -36,6 +34,7 @@ int64_t rnn_now(void) {
 
 int rnn_was_switched(void) {
 #if defined(__linux__)
+    static _Thread_local long switches; /* of its contexts, when it last looked */
     struct rusage usage;
     if (getrusage(RUSAGE_THREAD, &usage) != 0) return 0;
     const long before = switches;

@@ -55,7 +55,7 @@ void rnn_place_wake(struct rnn_place *place) {
 void rnn_leave_last_team(void) {
     const int cpu = sched_getcpu();
     cpu_set_t allowed;
-    if (cpu < 0 || !CPU_ISSET(cpu, &taken)) return;
+    if (cpu < 0 || !CPU_ISSET((size_t)cpu, &taken)) return;
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
     if (keep_off(&taken, &allowed)) sched_setaffinity(0, sizeof allowed, &allowed);
 }
