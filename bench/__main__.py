@@ -8,7 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from bench import ceilings, crowded, engine_calls, footprint, machine, report
+from bench import ceilings, crowded, drawn, engine_calls, footprint, machine, report
 from bench.contestants import MODULES, OURS
 from bench.quiet import Patience
 from bench.race import Race
@@ -53,6 +53,13 @@ def parser():
     options.add_argument(
         "--quick", action="store_true", help="a few cases of each workload, less time for each"
     )
+    options.add_argument(
+        "--drawn",
+        type=_count,
+        metavar="N",
+        help="instead of the table's cases N of shapes drawn at random; no bars, no calls from C",
+    )
+    options.add_argument("--seed", type=int, default=1, help="of --drawn (default 1)")
     options.add_argument(
         "--seconds",
         type=_seconds,
@@ -101,6 +108,12 @@ def _threads(text):
     )
 
 
+def _count(text):
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"is {text}, expected a whole number above 0")
+
+
 def _number(text):
     try:
         return float(text)
@@ -126,7 +139,10 @@ def main(arguments=None):
     if options.render:
         measured = json.loads(options.render.read_text(encoding="utf-8"))
         return _write(measured, options.output)
-    cases = selected(options.workload, options.cell, options.quick)
+    if options.drawn:
+        cases = drawn.cases(options.drawn, options.seed, options.workload, options.cell)
+    else:
+        cases = selected(options.workload, options.cell, options.quick)
     if not cases:
         raise SystemExit("bench: no case fits these options; --list shows the names")
     if options.list:
@@ -147,6 +163,7 @@ def measure(options, cases):
         "command": "python -m bench " + " ".join(sys.argv[1:]),
         "machine": machine.describe(),
         "threads": sorted(set(threads)),
+        "drawn": bool(options.drawn),
         "seconds": options.seconds or (QUICK_SECONDS if options.quick else SECONDS),
         "records": [],
     }
@@ -183,7 +200,7 @@ def _continue(measured, path):
             raise SystemExit(
                 f"bench: --again is {path}, where {name} was {was}, here it is {value}"
             )
-    ours = ("date", "command", "machine", "threads", "seconds")
+    ours = ("date", "command", "machine", "threads", "drawn", "seconds")
     measured |= {name: value for name, value in before.items() if name not in ours}
     measured["command"] = f"{before['command']}; {measured['command']}"
 
@@ -214,7 +231,9 @@ def _race(measured, options, cases, patience, peak, keep):
                 measured["waited"] = earlier + patience.waited
                 print(report.progress_line(record), file=sys.stderr, flush=True)
                 keep()
-    if OURS in names and not (options.cases_only or options.workload or options.cell):
+    if OURS in names and not (
+        options.cases_only or options.workload or options.cell or options.drawn
+    ):
         _measure_the_rest(measured, names, patience)
 
 

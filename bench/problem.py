@@ -76,14 +76,15 @@ def make(case):
             embedding=generator.standard_normal((VOCABULARY, EMBEDDING)).astype(np.float32),
             linear=(uniform(VOCABULARY, case.hidden), uniform(VOCABULARY)),
         )
-    x = generator.standard_normal((*shape, case.hidden)).astype(np.float32)
+    x = generator.standard_normal((*shape, case.widths[0])).astype(np.float32)
     lengths = ragged_lengths(generator, case) if case.workload == "ragged" else None
     return Problem(case, weights, x, lengths)
 
 
 def ragged_lengths(generator, case):
     """Log-normal lengths from 1 to the case's steps, the longest of them exactly that."""
-    drawn = np.exp(generator.normal(np.log(TYPICAL), SPREAD, case.batch))
+    typical = TYPICAL * case.steps / LONGEST
+    drawn = np.exp(generator.normal(np.log(typical), SPREAD, case.batch))
     lengths = np.clip(np.rint(drawn), 1, case.steps).astype(np.int64)
     lengths[lengths.argmax()] = case.steps
     return lengths

@@ -34,6 +34,8 @@ def markdown(measured):
             ]
             if chosen:
                 suffix = "" if precision == "float32" else f", {precision}"
+                if measured.get("drawn"):  # these have shapes of their own
+                    title = title.partition(" (")[0]
                 parts += [f"## {title}{suffix}", _race_table(chosen)]
                 if workload == "step":
                     parts.append(_latency_table(chosen))
@@ -41,7 +43,8 @@ def markdown(measured):
                     parts.append(_tokens_table(chosen))
     parts.append(_lost(found))
     parts += [_engine_calls(measured), _crowded(measured), _footprint(measured), _not_raced(found)]
-    parts.append("## Bars\n\n" + bars.markdown(bars.evaluate(found, measured)))
+    if not measured.get("drawn"):
+        parts.append("## Bars\n\n" + bars.markdown(bars.evaluate(found, measured)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -28,7 +28,8 @@ WORKLOADS = {
 class Case:
     """One cell of the tables: a workload, a recurrent cell, a shape and a precision.
 
-    Inputs are as wide as the layer (I = H), except in the character model.
+    Inputs are as wide as the layer (I = H), except in the character model and where `inputs` says
+    otherwise.
     """
 
     workload: str
@@ -39,6 +40,7 @@ class Case:
     layers: int = 1
     directions: int = 1
     precision: str = "float32"
+    inputs: int = 0
 
     @property
     def name(self):
@@ -50,6 +52,8 @@ class Case:
             parts.append(f"D{self.directions}")
         if (self.batch, self.steps) != (1, 1):
             parts += [f"B{self.batch}", f"T{self.steps}"]
+        if self.inputs:
+            parts.append(f"I{self.inputs}")
         parts.append(f"H{self.hidden}")
         if self.precision != "float32":
             parts.append(self.precision)
@@ -68,7 +72,7 @@ class Case:
     @property
     def widths(self):
         """Inputs of each layer."""
-        first = EMBEDDING if self.workload == "characters" else self.hidden
+        first = EMBEDDING if self.workload == "characters" else self.inputs or self.hidden
         return [first] + [self.hidden * self.directions] * (self.layers - 1)
 
 

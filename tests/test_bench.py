@@ -22,6 +22,7 @@ from bench import (
     callgrind,
     ceilings,
     constants,
+    drawn,
     problem,
     quiet,
     report,
@@ -108,6 +109,27 @@ def test_selection():
     assert {case.cell for case in steps} == {"gru", "rnn"}
     assert {case.workload for case in steps} == {"step"}
     assert {case.name for case in workloads.selected(quick=True)} == workloads.QUICK
+
+
+def test_drawn_cases_are_the_same_each_time_and_no_larger_than_they_should_be():
+    cases = drawn.cases(200, 5)
+    assert cases == drawn.cases(200, 5) != drawn.cases(200, 6)
+    assert len({case.name for case in cases}) == 200
+    assert {case.workload for case in cases} == set(drawn.KINDS)
+    assert {case.inputs == case.hidden for case in cases} == {True, False}
+    for case in cases:
+        work = ceilings.cost(case, case.steps * case.batch).operations
+        assert work <= drawn.WORK_MAX or max(case.steps, case.batch) <= 2, case.name
+    steps = drawn.cases(200, 5, ["step"], ["gru"])
+    assert {(case.workload, case.cell) for case in steps} == {("step", "gru")}
+
+
+def test_drawn_cases_have_inputs_of_their_own_width_and_ragged_lengths():
+    made = problem.make(Case("ragged", "gru", 8, 50, 40, inputs=5))
+    assert made.x.shape == (40, 50, 5)
+    assert made.weights["weight_ih_l0"].shape == (24, 5)
+    assert made.lengths.max() == 40
+    assert made.lengths.mean() < 30
 
 
 def test_a_problem_is_the_same_each_time_and_has_the_shapes_of_its_case():
@@ -280,6 +302,14 @@ def test_report_shows_lost_absent_and_void_cells():
     assert "differs by 1.0e+00" in text
     assert "not installed: No module named 'jax'" in text
     assert "| batch-gru-B8-T50-H128 | 1 | not available |" in text
+
+
+def test_drawn_cases_are_not_judged_by_bars():
+    case = Case("sequence", "gru", 8, steps=7, inputs=3)
+    text = report.markdown(race(record(case, [1e-3] * 3, {})) | {"drawn": True})
+    assert "sequence-gru-B1-T7-I3-H8" in text
+    assert "## Sequence\n" in text
+    assert "Bars" not in text
 
 
 def test_progress_line():

@@ -35,7 +35,7 @@ class PyTorch(Contestant):
         x = torch.from_numpy(problem.x)
         if problem.case.precision != "float32":
             return {self.name: _stream(_inference_module(problem), x)}
-        cell = CELLS[problem.case.cell](problem.case.hidden, problem.case.hidden)
+        cell = CELLS[problem.case.cell](problem.case.widths[0], problem.case.hidden)
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         arrays = map(torch.from_numpy, problem.layer(0))
         cell.load_state_dict(dict(zip(names, arrays, strict=True)))
