@@ -70,6 +70,10 @@ class Optimizer:
     def _update(self, engine, parameter, state):
         raise NotImplementedError
 
+    def _optional(self):
+        """Entries of a state that need not be there: options may be set between steps."""
+        return ()
+
     def _options(self):
         """Every option, by its argument's name."""
         return {n: value for n, value in vars(self).items() if n not in ("params", "state")}
@@ -108,7 +112,8 @@ class Optimizer:
         then._check()
         for index, (state, parameter) in enumerate(zip(states, self.params, strict=True)):
             if state is not None:
-                _fits(state, then._start(parameter), f"state_dict of parameter {index}")
+                name = f"state_dict of parameter {index}"
+                _fits(state, then._start(parameter), name, then._optional())
         copies = [_copied(s) for s in states]
         vars(self).update(options)
         self.state = copies
@@ -127,9 +132,12 @@ def _check_grad(parameter, index):
         raise ValueError(f"params[{index}].grad has shape {grad.shape}, expected {data.shape}")
 
 
-def _fits(state, start, name):
+def _fits(state, start, name, optional):
     """Raise ValueError unless a parameter's state has the entries that `start` has."""
     _expect_dict(state, name)
+    like = next((v for v in start.values() if isinstance(v, np.ndarray)), None)
+    start = {n: v for n, v in start.items() if n in state or n not in optional}
+    start.update({n: like for n in optional if n in state})  # each is like the others
     if set(state) != set(start):
         raise ValueError(f"{name} has {list(state)}, expected {list(start)}")
     for key, expected in start.items():
@@ -342,7 +350,16 @@ class RMSprop(Optimizer):
         names += ["grad_avg"] * self.centered + ["momentum_buffer"] * (self.momentum > 0)
         return {name: np.zeros_like(parameter.data) for name in names}
 
+    def _optional(self):
+        return ("grad_avg", "momentum_buffer")
+
     def _update(self, engine, parameter, state):
+        if not self.centered:
+            state.pop("grad_avg", None)  # an old mean beside new squares is no variance
+        elif "grad_avg" not in state:
+            state["grad_avg"] = np.zeros_like(parameter.data)
+        if self.momentum and "momentum_buffer" not in state:
+            state["momentum_buffer"] = np.zeros_like(parameter.data)
         _engine.rmsprop_update(
             engine,
             parameter.data,

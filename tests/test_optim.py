@@ -244,6 +244,41 @@ def test_a_momentum_set_between_steps_begins_with_that_gradient():
         assert_same_bits(p.data, before - 0.5 * g - 0.5 * h)
 
 
+@pytest.mark.parametrize("option", [{"centered": True}, {"momentum": 0.5}])
+@pytest.mark.parametrize("kept", [False, True])
+def test_options_of_rmsprop_set_between_steps_begin_with_that_step(option, kept):
+    parameters, grads = drawn()
+    optimizer = optim.RMSprop(parameters, lr=0.1, alpha=0.75)
+    walk(optimizer, parameters, grads[:1])
+    before = [p.data.copy() for p in parameters]
+    vars(optimizer).update(option)
+    if kept:  # set, saved and loaded before they were used
+        state = optimizer.state_dict()
+        optimizer = optim.RMSprop(parameters)
+        optimizer.load_state_dict(state)
+    walk(optimizer, parameters, grads[1:3])
+    for p, data, g, h, i in zip(parameters, before, *grads[:3], strict=True):
+        square, mean, moved = 0.25 * g * g, 0.0, 0.0
+        for grad in (h, i):
+            square = 0.75 * square + 0.25 * grad * grad
+            mean = 0.75 * mean + 0.25 * grad if optimizer.centered else 0.0
+            moved = optimizer.momentum * moved + grad / (np.sqrt(square - mean**2) + 1e-8)
+            data = data - 0.1 * moved
+        np.testing.assert_allclose(p.data, data, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mean_of_rmsprop_does_not_outlive_being_centred():
+    parameter = nn.Parameter(np.zeros(1, "float32"))
+    optimizer = optim.RMSprop([parameter], lr=0.1, alpha=0.5, centered=True)
+    for gradient, centred in ((1e3, True), *((1.0, False),) * 30, (1.0, True)):
+        before = parameter.data.copy()
+        optimizer.centered = centred
+        parameter.grad = np.full(1, gradient, "float32")
+        optimizer.step()
+    # squares near 1, a mean of 0.5: with the old mean the variance would be 0
+    np.testing.assert_allclose(before - parameter.data, 0.1 / np.sqrt(0.75), rtol=1e-2)
+
+
 def test_parameters_are_updated_in_place_and_gradients_left_alone():
     parameters, grads = drawn()
     arrays = [p.data for p in parameters]
