@@ -393,6 +393,7 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, error_if_nonfinite=Fals
     ----------
     parameters : Parameter or iterable of Parameter
     max_norm : float
+        Infinity leaves finite gradients alone.
     norm_type : {2, inf}, default 2
         Euclidean, or the largest magnitude.
     error_if_nonfinite : bool, default False
@@ -403,7 +404,8 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, error_if_nonfinite=Fals
     float
         The norm before, over all gradients as one vector.
     """
-    _least("max_norm", max_norm)
+    if max_norm != math.inf:
+        _least("max_norm", max_norm)
     grads = _gradients(parameters)
     norm = _norm(grads, norm_type)
     if error_if_nonfinite and not math.isfinite(norm):

@@ -330,7 +330,7 @@ def with_gradients(*grads):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("max_norm", [0, 0.5, 5.0, 1e9])
+@pytest.mark.parametrize("max_norm", [0, 0.5, 5.0, 1e9, math.inf])
 def test_clip_grad_norm(max_norm, dtype, engine):
     """One norm over all of them; scaled if it is above, untouched if not."""
     grads = [g.astype(dtype) for g in drawn()[1][0]]

@@ -62,6 +62,14 @@ def test_history_and_best():
     assert evaluate(trainer.model, trainer.validation, batch=batch) == trainer.best[0]
 
 
+def test_a_largest_norm_of_infinity_is_no_limit():
+    trainers = [make(epochs=1, clip=clip) for clip in (0.0, math.inf)]
+    for trainer in trainers:
+        rnncore.manual_seed(3)
+        assert trainer.run()
+    assert weights(trainers[0]) == weights(trainers[1])
+
+
 def test_best_weights_are_not_the_last_ones_when_those_are_worse():
     trainer = make(epochs=6)
     trainer.run()
