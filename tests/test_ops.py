@@ -256,6 +256,20 @@ def test_layer_norm_gradients_by_differences(with_weight):
 
 
 @every_engine
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e30), ("float64", 1e300)])
+def test_layer_norm_of_rows_whose_squares_overflow(engine, dtype, most):
+    small = random(3, 37)
+    x, dy = (small * most).astype(dtype), random(3, 37, dtype=dtype, seed=1)
+    y, mean, rstd = core.layer_norm_forward(engine, x, None, None, 1e-5)
+    expected, small_mean, small_rstd = core.layer_norm_forward(engine, small, None, None, 0.0)
+    close(y, expected)
+    close(rstd * np.dtype(dtype).type(most), small_rstd)
+    dx = core.layer_norm_backward(engine, dy, x, mean, rstd)
+    wanted = core.layer_norm_backward(engine, dy.astype("float64"), small, small_mean, small_rstd)
+    close(dx * np.dtype(dtype).type(most), wanted)
+
+
+@every_engine
 @every_dtype
 def test_layer_norm_of_equal_features_is_the_bias(engine, dtype):
     bias = random(19, dtype=dtype)
