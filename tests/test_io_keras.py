@@ -439,6 +439,7 @@ def two_calls():
     return functional(start(), twice)
 
 
+HALVES = layer("Bidirectional", "b", layer=lstm(), merge_mode=None)
 GRAPHS = {
     "branches": (
         lambda: functional(
@@ -473,6 +474,10 @@ GRAPHS = {
             output=[["a", 0, 0]],
         ),
         "outputs are .*expected those of 'b'",
+    ),
+    "a half": (
+        lambda: functional(start(), call(HALVES, "input")),
+        "only output of 'b' is its first half",
     ),
     "a circle": (
         lambda: functional(

@@ -9,12 +9,14 @@ from onnx_models import draw, graph, model, node
 
 import rnncore
 from rnncore.io.onnx import from_onnx
+from rnncore.io.onnx.plan import Plan
+from rnncore.testing import assert_same_bits
 
 F, L = "float32", "int64"
 
 
 def one(kind, arrays, *, opset=17, outputs=1, initializers=None, **attributes):
-    """The outputs of one node for inputs, at the first call and again."""
+    """The outputs of one node for inputs: at the first call, again, and of the walk before."""
     names = [f"x{k}" for k in range(len(arrays))]
     outs = [f"y{k}" for k in range(outputs)]
     known = initializers or {}
@@ -32,10 +34,12 @@ def one(kind, arrays, *, opset=17, outputs=1, initializers=None, **attributes):
     first, again = (
         list(read.run(dict(zip(names, arrays, strict=True))).values()) for _ in range(2)
     )
-    for a, b in zip(first, again, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-        assert a.dtype == b.dtype
-        assert a.shape == b.shape
+    walked = Plan(read._graph, arrays).first
+    for a, b, c in zip(first, again, walked, strict=True):
+        assert_same_bits(a, b)
+        np.testing.assert_allclose(a, c, atol=1e-5)
+        assert a.dtype == c.dtype
+        assert a.shape == c.shape
     return again
 
 

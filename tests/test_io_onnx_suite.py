@@ -44,7 +44,7 @@ def node_tests(names):
 
 
 def check(case):
-    """Run a case twice: the walk of the first call, then the plan."""
+    """Run a case twice: the call that makes the plan, then another."""
     model = rnncore.io.onnx.Backend.prepare(case.model)
     for inputs, expected in case.data_sets:
         for _ in range(2):

@@ -209,6 +209,11 @@ def _check_outputs(order, outputs):
         for record in order[-1:]
         if record.kind == "Bidirectional" and record.options.get("merge_mode", "") is None
     }
+    if last in halves and (last, 1) not in outputs:
+        raise ValueError(
+            f"the model's only output of {last!r:.60} is its first half, expected both, which "
+            "merge_mode=None gives"
+        )
     for name, number in outputs[1:]:
         inner = name in stateful or _inner_state(order, name)
         if number == 0 or not (inner or (name in halves and number == 1)):

@@ -110,9 +110,7 @@ class OnnxModel:
             arrays = [fit(value, array) for value, array in zip(self.inputs, given, strict=True)]
             key = self._key(arrays)
         with self._lock:
-            plan = self._plans.get(key)
-            if plan is None:
-                return self._plan(key, arrays)
+            plan = self._plans.get(key) or self._plan(key, arrays)
             try:
                 with np.errstate(all="ignore"):
                     return plan.run(arrays)
@@ -134,8 +132,8 @@ class OnnxModel:
         while len(self._plans) >= PLANS_MAX:
             del self._plans[next(iter(self._plans))]
         plan = self._plans[key] = Plan(self._graph, arrays, self._choices)
-        first, plan.first = plan.first, None
-        return first
+        plan.first = None  # its bits are not the plan's, which every call gives
+        return plan
 
     def module(self):
         """The model as an nn.Sequential, which can be trained, saved and streamed.
