@@ -5,7 +5,7 @@ import dataclasses
 import random
 
 from bench.ceilings import cost
-from bench.workloads import CELLS, Case
+from bench.workloads import CELLS, Case, selected
 
 KINDS = ("step", "sequence", "batch", "bidirectional", "ragged", "training")
 WORK_MAX = 3e9  # operations of a call
@@ -37,11 +37,7 @@ def cases(count, seed, workloads=None, patterns=None):
     while kinds and len(found) < count:
         case = _fitted(_case(generator, generator.choice(kinds)))
         found[case.name] = case
-    return [
-        case
-        for name, case in found.items()
-        if not patterns or any(pattern in name for pattern in patterns)
-    ]
+    return selected(patterns=patterns, cases=found.values())
 
 
 def _case(generator, workload):

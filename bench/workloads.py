@@ -139,7 +139,7 @@ QUICK = frozenset(
 )
 
 
-def selected(workloads=None, patterns=None, quick=False):
+def selected(workloads=None, patterns=None, quick=False, cases=CASES):
     """Return the cases of these workloads whose names contain one of the patterns.
 
     Parameters
@@ -150,6 +150,8 @@ def selected(workloads=None, patterns=None, quick=False):
         Parts of names; all names by default.
     quick : bool, default False
         Only the cases of `QUICK`.
+    cases : sequence of Case
+        Of which they are chosen; the table by default.
 
     Returns
     -------
@@ -157,7 +159,7 @@ def selected(workloads=None, patterns=None, quick=False):
     """
     return [
         case
-        for case in CASES
+        for case in cases
         if (not workloads or case.workload in workloads)
         and (not patterns or any(pattern in case.name for pattern in patterns))
         and (not quick or case.name in QUICK)

@@ -136,8 +136,7 @@ def _fits(state, start, name, optional):
     """Raise ValueError unless a parameter's state has the entries that `start` has."""
     _expect_dict(state, name)
     like = next((v for v in start.values() if isinstance(v, np.ndarray)), None)
-    start = {n: v for n, v in start.items() if n in state or n not in optional}
-    start.update({n: like for n in optional if n in state})  # each is like the others
+    start = start | {n: like for n in optional if n in state}  # each is like the others
     if set(state) != set(start):
         raise ValueError(f"{name} has {list(state)}, expected {list(start)}")
     for key, expected in start.items():
@@ -346,9 +345,7 @@ class RMSprop(Optimizer):
         _least("momentum", self.momentum)
 
     def _start(self, parameter):
-        names = ["square_avg"]
-        names += ["grad_avg"] * self.centered + ["momentum_buffer"] * (self.momentum > 0)
-        return {name: np.zeros_like(parameter.data) for name in names}
+        return {"square_avg": np.zeros_like(parameter.data)}
 
     def _optional(self):
         return ("grad_avg", "momentum_buffer")
