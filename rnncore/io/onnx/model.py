@@ -132,7 +132,6 @@ class OnnxModel:
         while len(self._plans) >= PLANS_MAX:
             del self._plans[next(iter(self._plans))]
         plan = self._plans[key] = Plan(self._graph, arrays, self._choices)
-        plan.first = None  # its bits are not the plan's, which every call gives
         return plan
 
     def module(self):

@@ -39,7 +39,6 @@ class Plan:
         self._static.update(slots[k] for k in chosen)
         self._walk(graph.block, steps)
         outputs = [self._real(slot) for slot in graph.block.outputs]
-        self.first = [np.array(self._env[slot]) for slot in outputs]
         steps = self._fused(_needed(steps, outputs), outputs)
         self._places = {slot: self._env[slot] for slot in self._static}
         steps = self._placed(steps)
